@@ -1,0 +1,38 @@
+// Bundles src into dist. Packages stay imports of node_modules; `--bundle-packages` takes them in as well.
+import { existsSync, rmSync } from 'node:fs'
+import { build } from 'esbuild'
+
+/** One file of dist per entry. A worker needs an entry of its own: it is started by path. */
+const entries = {
+  main: 'src/main.ts',
+  cli: 'src/cli.ts',
+  'pglite-worker': 'src/db/pglite-worker.ts',
+}
+
+/** Packages that find their own files (wasm, workers) by path and so cannot be taken in. */
+const neverBundled = ['@electric-sql/pglite', 'pino', '@pydantic/genai-prices']
+
+const bundlePackages = process.argv.includes('--bundle-packages')
+const present = Object.fromEntries(Object.entries(entries).filter(([, file]) => existsSync(file)))
+if (Object.keys(present).length === 0) throw new Error('build: none of the entries exists')
+
+rmSync('dist', { recursive: true, force: true })
+// No shared chunks: code that looks for a neighbour by `import.meta.url` (the worker, the migrations) stays at dist/<entry>.js.
+await build({
+  entryPoints: present,
+  outdir: 'dist',
+  bundle: true,
+  format: 'esm',
+  platform: 'node',
+  target: 'node20',
+  sourcemap: true,
+  logLevel: 'warning',
+  ...(bundlePackages
+    ? {
+        external: neverBundled,
+        banner: {
+          js: "import { createRequire as __createRequire } from 'node:module'; const require = __createRequire(import.meta.url);",
+        },
+      }
+    : { packages: 'external' }),
+})

@@ -1,0 +1,152 @@
+import { and, desc, eq, gt, isNull, lt, or, sql } from 'drizzle-orm'
+import { ArrayLiteral, Parameters } from '../db/array-literal.ts'
+import type { Database } from '../db/client.ts'
+import { accounts, apiKeys, throttles } from './tables.ts'
+
+export type ApiKeyRow = typeof apiKeys.$inferSelect
+export type NewApiKey = Omit<ApiKeyRow, 'revokedMs' | 'lastUsedMs'>
+export type Account = {
+  readonly accountId: string
+  readonly ops: bigint
+  readonly notificationEmail: string | null
+  readonly createdMs: number
+}
+
+/** Creates an account with its owner key; the caller grants its ops through the decision engine. */
+export async function insertAccount(
+  { orm }: Database,
+  account: { accountId: string; createdMs: number },
+  key: NewApiKey,
+): Promise<void> {
+  await orm.transaction(async (tx) => {
+    await tx.insert(accounts).values({ ...account, ops: 0n, clockMs: account.createdMs })
+    await tx.insert(apiKeys).values(key)
+  })
+}
+
+export async function findAccount({ orm }: Database, accountId: string): Promise<Account | undefined> {
+  const { accountId: id, ops, notificationEmail, createdMs } = accounts
+  const [row] = await orm.select({ accountId: id, ops, notificationEmail, createdMs }).from(accounts).where(eq(id, accountId))
+  return row
+}
+
+/** Not part of what decisions read, so the version stays. */
+export async function updateNotificationEmail({ orm }: Database, accountId: string, email: string | null): Promise<void> {
+  await orm.update(accounts).set({ notificationEmail: email }).where(eq(accounts.accountId, accountId))
+}
+
+/** Keys by hash, in any order; unknown hashes are left out. */
+export async function findKeysByHash({ sql: raw, prepare }: Database, hashes: readonly Buffer[]): Promise<ApiKeyRow[]> {
+  const array = new ArrayLiteral()
+  for (const hash of hashes) array.text(`\\x${hash.toString('hex')}`)
+  const rows = await raw.unsafe(
+    'select account_id, key_id, key_hash, name, scope, agent_id, created_ms, expires_ms, revoked_ms, last_used_ms from api_keys where key_hash = any($1::bytea[])',
+    [array.close()],
+    { prepare },
+  )
+  return rows.map((row) => ({
+    accountId: row.account_id as string,
+    keyId: row.key_id as string,
+    keyHash: row.key_hash as Buffer,
+    name: row.name as string,
+    scope: row.scope as ApiKeyRow['scope'],
+    agentId: row.agent_id as string | null,
+    createdMs: Number(row.created_ms),
+    expiresMs: row.expires_ms === null ? null : Number(row.expires_ms),
+    revokedMs: row.revoked_ms === null ? null : Number(row.revoked_ms),
+    lastUsedMs: row.last_used_ms === null ? null : Number(row.last_used_ms),
+  }))
+}
+
+/** @returns false when the key id is taken: the same request was carried out before */
+export async function insertKey({ orm }: Database, key: NewApiKey): Promise<boolean> {
+  const rows = await orm.insert(apiKeys).values(key).onConflictDoNothing().returning({ keyId: apiKeys.keyId })
+  return rows.length > 0
+}
+
+/** Makes an existing key row open with another secret; for a creation whose answer never reached its caller. */
+export async function replaceKeyHash({ orm }: Database, key: NewApiKey): Promise<void> {
+  await orm
+    .update(apiKeys)
+    .set({ keyHash: key.keyHash })
+    .where(and(eq(apiKeys.accountId, key.accountId), eq(apiKeys.keyId, key.keyId), isNull(apiKeys.lastUsedMs)))
+}
+
+export async function countLiveKeys({ orm }: Database, accountId: string, now_ms: number): Promise<number> {
+  const [row] = await orm
+    .select({ n: sql<number>`count(*)::int` })
+    .from(apiKeys)
+    .where(
+      and(
+        eq(apiKeys.accountId, accountId),
+        isNull(apiKeys.revokedMs),
+        or(isNull(apiKeys.expiresMs), gt(apiKeys.expiresMs, now_ms)),
+      ),
+    )
+  return row?.n ?? 0
+}
+
+/** Newest first, revoked ones included, at most `limit`. */
+export async function listKeys({ orm }: Database, accountId: string, limit: number): Promise<ApiKeyRow[]> {
+  return orm.select().from(apiKeys).where(eq(apiKeys.accountId, accountId)).orderBy(desc(apiKeys.keyId)).limit(limit)
+}
+
+/** @returns the hash of the revoked key, or undefined when the account has no such live key */
+export async function revokeKey(
+  { orm }: Database,
+  accountId: string,
+  keyId: string,
+  now_ms: number,
+): Promise<Buffer | undefined> {
+  const [row] = await orm
+    .update(apiKeys)
+    .set({ revokedMs: now_ms })
+    .where(and(eq(apiKeys.accountId, accountId), eq(apiKeys.keyId, keyId), isNull(apiKeys.revokedMs)))
+    .returning({ keyHash: apiKeys.keyHash })
+  return row?.keyHash
+}
+
+/** Hashes of keys revoked after a moment, for processes that missed the notification. */
+export async function findRevokedSince({ sql: raw, prepare }: Database, since_ms: number): Promise<Buffer[]> {
+  const rows = await raw.unsafe('select key_hash from api_keys where revoked_ms > $1::bigint', [String(since_ms)], { prepare })
+  return rows.map((row) => row.key_hash as Buffer)
+}
+
+/** Records when keys were last used; never moves a time backwards. */
+export async function touchKeys(
+  { sql: raw, prepare }: Database,
+  used: readonly { accountId: string; keyId: string; usedMs: number }[],
+): Promise<void> {
+  const p = new Parameters()
+  await raw.unsafe(
+    `update api_keys k set last_used_ms = u.used_ms
+     from unnest(${p.add('uuid', used, (u, a) => a.raw(u.accountId))}, ${p.add('uuid', used, (u, a) => a.raw(u.keyId))}, ${p.add('bigint', used, (u, a) => a.raw(u.usedMs))}) u(account_id, key_id, used_ms)
+     where k.account_id = u.account_id and k.key_id = u.key_id and coalesce(k.last_used_ms, 0) < u.used_ms`,
+    p.values(),
+    { prepare },
+  )
+}
+
+/** Counts one event in the fixed window that began at `windowStartMs`. @returns the count including this one */
+export async function countEvent({ orm }: Database, subject: string, windowStartMs: number): Promise<number> {
+  const [row] = await orm
+    .insert(throttles)
+    .values({ subject, windowStartMs, count: 1 })
+    .onConflictDoUpdate({
+      target: throttles.subject,
+      set: {
+        count: sql`case when ${throttles.windowStartMs} < ${windowStartMs} then 1 else ${throttles.count} + 1 end`,
+        windowStartMs: sql`greatest(${throttles.windowStartMs}, ${windowStartMs})`,
+      },
+    })
+    .returning({ count: throttles.count })
+  return row?.count ?? 1
+}
+
+/** Deletes counters of windows that began before a moment, at most `limit`. */
+export async function purgeThrottles({ orm }: Database, before_ms: number, limit: number): Promise<number> {
+  const rows = await orm.execute(
+    sql`delete from ${throttles} where subject in (select subject from ${throttles} where ${lt(throttles.windowStartMs, before_ms)} limit ${limit}) and window_start_ms < ${before_ms} returning 1`,
+  )
+  return rows.length
+}

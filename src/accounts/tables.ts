@@ -1,0 +1,56 @@
+import { sql } from 'drizzle-orm'
+import { bigint, check, customType, index, pgTable, primaryKey, text, unique, uuid } from 'drizzle-orm/pg-core'
+
+const bytea = customType<{ data: Buffer }>({ dataType: () => 'bytea' })
+const ms = (name: string) => bigint(name, { mode: 'number' })
+
+/**
+ * One row per customer. `ops` and everything else a decision reads belongs to the decision engine: whoever changes it
+ * must also raise `version` in the same statement, or another process decides on stale state.
+ */
+export const accounts = pgTable(
+  'accounts',
+  {
+    accountId: uuid('account_id').primaryKey(),
+    ops: bigint('ops', { mode: 'bigint' }).notNull(),
+    version: bigint('version', { mode: 'bigint' }).notNull().default(sql`0`),
+    /** The latest time any decision of this account was taken at; windows never run backwards behind it. */
+    clockMs: ms('clock_ms').notNull(),
+    notificationEmail: text('notification_email'),
+    createdMs: ms('created_ms').notNull(),
+  },
+  (t) => [check('accounts_ops_not_negative', sql`${t.ops} >= 0`)],
+)
+
+/** Keys are stored as SHA-256 only. Looked up by hash before the account is known: the one table that needs routing by hash. */
+export const apiKeys = pgTable(
+  'api_keys',
+  {
+    accountId: uuid('account_id').notNull(),
+    keyId: uuid('key_id').notNull(),
+    keyHash: bytea('key_hash').notNull(),
+    name: text('name').notNull(),
+    scope: text('scope', { enum: ['owner', 'agent', 'read'] }).notNull(),
+    agentId: text('agent_id'),
+    createdMs: ms('created_ms').notNull(),
+    expiresMs: ms('expires_ms'),
+    revokedMs: ms('revoked_ms'),
+    lastUsedMs: ms('last_used_ms'),
+  },
+  (t) => [
+    primaryKey({ columns: [t.accountId, t.keyId] }),
+    unique('api_keys_hash').on(t.keyHash),
+    index('api_keys_revoked').on(t.revokedMs).where(sql`${t.revokedMs} is not null`),
+  ],
+)
+
+/** Fixed-window counters for callers that have no account yet, keyed by what is limited ("account:ip:203.0.113.7"). */
+export const throttles = pgTable(
+  'throttles',
+  {
+    subject: text('subject').primaryKey(),
+    windowStartMs: ms('window_start_ms').notNull(),
+    count: bigint('count', { mode: 'number' }).notNull(),
+  },
+  (t) => [index('throttles_window').on(t.windowStartMs)],
+)

@@ -1,0 +1,101 @@
+import { readFileSync } from 'node:fs'
+import { Hono } from 'hono'
+import { KeyResolver } from './accounts/keys.ts'
+import { AccountService } from './accounts/service.ts'
+import { DecisionEngine } from './budgets/engine.ts'
+import { BudgetService } from './budgets/service.ts'
+import type { Config } from './config.ts'
+import type { Clock } from './core/clock.ts'
+import type { Log } from './core/log.ts'
+import { createExecutor, type Execute } from './core/operation.ts'
+import type { Database } from './db/client.ts'
+import { IdempotencyService } from './idempotency/service.ts'
+import { type OperationDeps, operations } from './operations.ts'
+import { type Catalogue, createCatalogue, operatorPricesSchema } from './prices/catalogue.ts'
+import { RateService } from './rate/service.ts'
+import { Authenticator } from './transport/auth.ts'
+import type { HttpEnv } from './transport/http.ts'
+import { mountRest } from './transport/rest.ts'
+
+const QUEUE = { maxBatch: 512, maxQueue: 10_000 }
+/** Longest body outside the LLM proxy (contract section 1). */
+const BODY_LIMIT_BYTES = 64 * 1024
+const HOUSEKEEPING_MS = 60_000
+const PURGE_ROWS = 5_000
+
+export type AppDeps = { readonly database: Database; readonly clock: Clock; readonly log: Log }
+export type AppOptions = { readonly checkResults?: boolean }
+
+export type App = {
+  readonly fetch: Hono<HttpEnv>['fetch']
+  readonly request: Hono<HttpEnv>['request']
+  readonly engine: DecisionEngine
+  readonly keys: KeyResolver
+  readonly execute: Execute<OperationDeps>
+  /** Begins background work: following revocations, purging what has expired. */
+  start(): Promise<void>
+  /** Waits for decisions under way and ends background work. */
+  stop(): Promise<void>
+}
+
+/** All wiring of the product: configuration and the outside world in, one Hono app out. */
+export function createApp(config: Config, deps: AppDeps, options: AppOptions = {}): App {
+  const { log } = deps
+  const catalogue = loadCatalogue(config)
+  const engine = new DecisionEngine(deps, { lanes: config.LANES, ...QUEUE })
+  const budgets = new BudgetService({ ...deps, engine, catalogue })
+  const keys = new KeyResolver(deps, QUEUE)
+  const accounts = new AccountService({ ...deps, keys, quota: budgets }, { trialOps: config.SIGNUP_TRIAL_OPS })
+  const rates = new RateService(deps, QUEUE)
+  const idempotency = new IdempotencyService(deps, QUEUE)
+  const operationDeps: OperationDeps = {
+    budgets,
+    accounts,
+    rates,
+    idempotency,
+    catalogue,
+    limits: { accountsPerHour: config.ACCOUNT_RATE_LIMIT_PER_HOUR },
+  }
+  const execute = createExecutor({
+    deps: operationDeps,
+    guards: { throttle: accounts.throttle, once: idempotency.once },
+    clock: deps.clock,
+    checkResults: options.checkResults ?? false,
+  })
+  const auth = new Authenticator({ keys }, { adminSecret: config.ADMIN_SECRET })
+
+  const app = new Hono<HttpEnv>()
+  mountRest(app, { operations, execute, auth, log }, { trustedProxies: config.TRUST_PROXY, bodyLimit_bytes: BODY_LIMIT_BYTES })
+
+  let housekeeping: NodeJS.Timeout | undefined
+  const purge = async (): Promise<void> => {
+    await idempotency.purge(PURGE_ROWS)
+    await accounts.purgeThrottles(PURGE_ROWS)
+  }
+  return {
+    fetch: app.fetch,
+    request: app.request,
+    engine,
+    keys,
+    execute,
+    async start() {
+      await keys.start()
+      housekeeping = setInterval(
+        () => void purge().catch((error: unknown) => log.warn({ err: error }, 'purging failed, will try again')),
+        HOUSEKEEPING_MS,
+      )
+      housekeeping.unref()
+    },
+    async stop() {
+      clearInterval(housekeeping)
+      await engine.settled()
+      await keys.stop()
+    },
+  }
+}
+
+function loadCatalogue(config: Config): Catalogue {
+  if (config.PRICES_FILE === undefined) return createCatalogue()
+  const operatorPrices = operatorPricesSchema.parse(JSON.parse(readFileSync(config.PRICES_FILE, 'utf8')))
+  return createCatalogue({ operatorPrices })
+}

@@ -1,0 +1,380 @@
+import type { Nanousd } from '../core/money.ts'
+import { isWithin } from '../core/operation.ts'
+import { actualNanousd } from '../prices/cost.ts'
+import { decodeLevels, encodeLevels, pathOf } from './path.ts'
+import type {
+  AccountChange,
+  AccountState,
+  Approval,
+  ClearCommand,
+  Command,
+  DeleteEnvelopeCommand,
+  Denial,
+  DenialEntry,
+  DenialReason,
+  EnvelopeState,
+  GrantCommand,
+  HoldState,
+  LedgerEntry,
+  LimitView,
+  Outcome,
+  OutcomeOf,
+  PerWindow,
+  ReleaseCommand,
+  Resolved,
+  SetEnvelopeCommand,
+  SettleCommand,
+  Unresolved,
+} from './state.ts'
+import { HOLD_KIND, HOLD_STATE } from './tables.ts'
+import { hasRolled, instanceStart, nextReset, WINDOW_COUNT, WINDOWS } from './windows.ts'
+
+const NO_SPEND: PerWindow<Nanousd> = [0n, 0n, 0n, 0n, 0n]
+const NO_LIMITS: PerWindow<null> = [null, null, null, null, null]
+const HOUR = 3_600_000
+
+const mapWindows = <T, R>(values: PerWindow<T>, f: (value: T, index: number) => R): PerWindow<R> => [
+  f(values[0], 0),
+  f(values[1], 1),
+  f(values[2], 2),
+  f(values[3], 3),
+  f(values[4], 4),
+]
+const windowAt = (index: number) => WINDOWS[index] ?? 'session'
+
+/**
+ * The rules of contract section 3 and nothing else: given an account's state, commands in arrival order and the time,
+ * returns each command's outcome and what changes. Integers only, no I/O; the state handed in is left as it was.
+ *
+ * The account's clock never runs backwards: a process whose clock is behind decides at the latest time already used.
+ * Every envelope and hold that a command may read must be in `state` (null for an envelope without a row).
+ */
+export function decide(
+  state: AccountState,
+  commands: readonly Command[],
+  now_ms: number,
+): { outcomes: Outcome[]; change: AccountChange } {
+  const draft = new Draft(state, now_ms)
+  const outcomes = commands.map((command) => draft.apply(command))
+  return { outcomes, change: draft }
+}
+
+/** `window` as it stands at `at_ms`: the spend of an instance that has passed reads as 0. */
+export function spentAt(envelope: EnvelopeState, at_ms: number): PerWindow<Nanousd> {
+  // Every boundary of every window is a boundary of an hour.
+  if (Math.floor(envelope.clockMs / HOUR) >= Math.floor(at_ms / HOUR)) return envelope.spent
+  return mapWindows(envelope.spent, (spent, index) => (hasRolled(windowAt(index), envelope.clockMs, at_ms) ? 0n : spent))
+}
+
+/** Every limit of one envelope with what is left of it, never below 0. */
+export function limitsOf(agentId: string, envelope: EnvelopeState, at_ms: number): LimitView[] {
+  const spent = spentAt(envelope, at_ms)
+  const limits: LimitView[] = []
+  for (let index = 0; index < WINDOW_COUNT; index++) {
+    const limit = envelope.limits[index] ?? null
+    if (limit === null) continue
+    const left = limit - (spent[index] ?? 0n)
+    limits.push({
+      agentId,
+      window: windowAt(index),
+      limit,
+      spent: spent[index] ?? 0n,
+      remaining: left < 0n ? 0n : left,
+      resetMs: nextReset(windowAt(index), at_ms),
+    })
+  }
+  return limits
+}
+
+const tighter = (a: LimitView | null, b: LimitView): LimitView => (a === null || b.remaining < a.remaining ? b : a)
+
+/** The limit of an envelope with the least left; null for a deleted one. */
+export const tightestOf = (agentId: string, envelope: EnvelopeState, at_ms: number): LimitView | null =>
+  limitsOf(agentId, envelope, at_ms).reduce<LimitView | null>(tighter, null)
+
+class Draft implements AccountChange {
+  readonly account: AccountState
+  changed = false
+  ops: bigint
+  readonly clockMs: number
+  readonly charged = new Map<string, EnvelopeState>()
+  readonly limited = new Map<string, EnvelopeState>()
+  readonly newHolds: HoldState[] = []
+  readonly denials: DenialEntry[] = []
+  readonly ledger: LedgerEntry[] = []
+  readonly #resolved = new Map<string, HoldState>()
+
+  constructor(account: AccountState, now_ms: number) {
+    this.account = account
+    this.ops = account.ops
+    this.clockMs = Math.max(now_ms, account.clockMs)
+  }
+
+  get resolvedHolds(): HoldState[] {
+    return [...this.#resolved.values()]
+  }
+
+  apply(command: Command): Outcome {
+    switch (command.kind) {
+      case 'clear':
+        return this.#clear(command)
+      case 'settle':
+        return this.#settle(command)
+      case 'release':
+        return this.#release(command)
+      case 'set_envelope':
+        return this.#setEnvelope(command)
+      case 'delete_envelope':
+        return this.#deleteEnvelope(command)
+      case 'grant':
+        return this.#grant(command)
+    }
+  }
+
+  #envelope(agentId: string): EnvelopeState | null {
+    return this.limited.get(agentId) ?? this.charged.get(agentId) ?? this.account.envelopes.get(agentId) ?? null
+  }
+
+  #hold(holdId: string): HoldState | undefined {
+    return this.#resolved.get(holdId) ?? this.account.holds.get(holdId)
+  }
+
+  /** Reasons in the contract's order: no_credits, no_envelope, envelope_exceeded. All limits on the path fit, or none is charged. */
+  #clear(command: ClearCommand): Approval | Denial {
+    const existing = command.resumed ? this.#hold(command.id) : undefined
+    if (existing)
+      return {
+        approved: true,
+        holdId: existing.holdId,
+        remaining: this.#remaining(command.path),
+        ops: this.ops,
+        expiresMs: existing.expiresMs,
+      }
+    if (this.ops < 1n) return this.#deny(command, 'no_credits', null)
+
+    let tightest: LimitView | null = null
+    let fits = true
+    for (const agentId of command.path) {
+      const envelope = this.#envelope(agentId)
+      if (envelope === null) continue
+      const spent = spentAt(envelope, this.clockMs)
+      for (let index = 0; index < WINDOW_COUNT; index++) {
+        const limit = envelope.limits[index] ?? null
+        if (limit === null) continue
+        const left = limit - (spent[index] ?? 0n)
+        if (command.estimate > left) fits = false
+        if (tightest === null || left < tightest.remaining)
+          tightest = { agentId, window: windowAt(index), limit, spent: limit - left, remaining: left, resetMs: 0 }
+      }
+    }
+    if (tightest === null) return this.#deny(command, 'no_envelope', null)
+    if (!fits) return this.#deny(command, 'envelope_exceeded', { ...tightest, resetMs: nextReset(tightest.window, this.clockMs) })
+
+    const charged = this.#charge(command.path, command.estimate)
+    const hold: HoldState = {
+      holdId: command.id,
+      agentId: command.agentId,
+      kind: HOLD_KIND.clearance,
+      state: HOLD_STATE.open,
+      model: command.model,
+      estimate: command.estimate,
+      rates: command.rates,
+      charged,
+      takenMs: this.clockMs,
+      expiresMs: this.clockMs + command.hold_ms,
+      resolvedMs: null,
+      actual: null,
+      outcome: null,
+    }
+    this.ops -= 1n
+    this.changed = true
+    this.newHolds.push(hold)
+    return {
+      approved: true,
+      holdId: hold.holdId,
+      remaining: tightest.remaining - command.estimate,
+      ops: this.ops,
+      expiresMs: hold.expiresMs,
+    }
+  }
+
+  #deny(command: ClearCommand, reason: DenialReason, tightest: LimitView | null): Denial {
+    this.denials.push({
+      id: command.id,
+      agentId: command.agentId,
+      model: command.model,
+      estimate: command.estimate,
+      reason,
+      atMs: this.clockMs,
+    })
+    const left = tightest?.remaining ?? 0n
+    return { approved: false, reason, remaining: left < 0n ? 0n : left, tightest }
+  }
+
+  /** Adds to every envelope of the path that has a row, deleted ones too. @returns the levels charged */
+  #charge(path: readonly string[], amount: Nanousd): string {
+    const levels: number[] = []
+    for (const [level, agentId] of path.entries()) {
+      const envelope = this.#envelope(agentId)
+      if (envelope === null) continue
+      levels.push(level)
+      const spent = spentAt(envelope, this.clockMs)
+      this.#write(agentId, { ...envelope, spent: mapWindows(spent, (value) => value + amount), clockMs: this.clockMs })
+    }
+    return encodeLevels(levels)
+  }
+
+  #write(agentId: string, envelope: EnvelopeState): void {
+    if (this.limited.has(agentId)) this.limited.set(agentId, envelope)
+    else this.charged.set(agentId, envelope)
+  }
+
+  /** What the tightest limit on a path has left, never below 0; 0 where nothing caps it. */
+  #remaining(path: readonly string[]): Nanousd {
+    const tightest = this.#tightest(path)
+    return tightest === null ? 0n : tightest.remaining
+  }
+
+  #tightest(path: readonly string[]): LimitView | null {
+    let tightest: LimitView | null = null
+    for (const agentId of path) {
+      const envelope = this.#envelope(agentId)
+      const own = envelope && tightestOf(agentId, envelope, this.clockMs)
+      if (own) tightest = tighter(tightest, own)
+    }
+    return tightest
+  }
+
+  #settle(command: SettleCommand): Resolved | Unresolved {
+    const hold = command.holdId === null ? this.#latestOpen(command.agentId) : this.#hold(command.holdId)
+    if (hold === undefined || hold.kind !== HOLD_KIND.clearance || hold.agentId !== command.agentId) {
+      return { error: this.#tightest(command.path) === null ? 'no_envelope' : 'no_pending_clearance', expired: false }
+    }
+    if (hold.state !== HOLD_STATE.open) return this.#repeat(hold, HOLD_STATE.settled)
+    if (hold.expiresMs <= this.clockMs) return { error: 'no_pending_clearance', expired: true }
+    return this.#resolve(command.id, hold, HOLD_STATE.settled, actualNanousd(hold.rates, command.usage))
+  }
+
+  #release(command: ReleaseCommand): Resolved | Unresolved {
+    const hold = this.#hold(command.holdId)
+    const visible =
+      hold !== undefined &&
+      hold.kind === HOLD_KIND.clearance &&
+      (command.boundTo === null || isWithin(hold.agentId, command.boundTo))
+    if (!visible) return { error: 'no_pending_clearance', expired: false }
+    if (hold.state !== HOLD_STATE.open) return this.#repeat(hold, HOLD_STATE.released)
+    if (hold.expiresMs <= this.clockMs) return { error: 'no_pending_clearance', expired: true }
+    return this.#resolve(command.id, hold, HOLD_STATE.released, 0n)
+  }
+
+  /** A hold is resolved once: the same resolution again answers the stored figures, a different one finds nothing open. */
+  #repeat(hold: HoldState, wanted: HoldState['state']): Resolved | Unresolved {
+    if (hold.state !== wanted || hold.outcome === null) return { error: 'no_pending_clearance', expired: false }
+    return { ...hold.outcome, hold, replayed: true }
+  }
+
+  #latestOpen(agentId: string): HoldState | undefined {
+    let latest: HoldState | undefined
+    for (const held of this.account.holds.values()) {
+      const hold = this.#hold(held.holdId) ?? held
+      const open =
+        hold.agentId === agentId &&
+        hold.kind === HOLD_KIND.clearance &&
+        hold.state === HOLD_STATE.open &&
+        hold.expiresMs > this.clockMs
+      if (open && (latest === undefined || hold.holdId > latest.holdId)) latest = hold
+    }
+    return latest
+  }
+
+  /** Moves the difference into the window instances in which the hold was taken; an instance that has passed is left alone. */
+  #resolve(entryId: string, hold: HoldState, state: HoldState['state'], actual: Nanousd): Resolved {
+    const path = pathOf(hold.agentId)
+    const drift = actual - hold.estimate
+    for (const level of decodeLevels(hold.charged)) {
+      const agentId = path[level]
+      const envelope = agentId === undefined ? null : this.#envelope(agentId)
+      if (agentId === undefined || envelope === null)
+        throw new Error(`hold ${hold.holdId} was charged to an envelope that is not there`)
+      const spent = mapWindows(spentAt(envelope, this.clockMs), (value, index) => {
+        const sameInstance = instanceStart(windowAt(index), hold.takenMs) === instanceStart(windowAt(index), this.clockMs)
+        return sameInstance ? value + drift : value
+      })
+      this.#write(agentId, { ...envelope, spent, clockMs: this.clockMs })
+    }
+    this.changed = true
+    const outcome = { drift, remaining: this.#remaining(path), ops: this.ops }
+    const resolved: HoldState = { ...hold, state, resolvedMs: this.clockMs, actual, outcome }
+    this.#resolved.set(hold.holdId, resolved)
+    const kind = state === HOLD_STATE.settled ? 'settle' : 'release'
+    this.ledger.push({
+      id: entryId,
+      kind,
+      agentId: hold.agentId,
+      holdId: hold.holdId,
+      ops: 0n,
+      amount: drift,
+      detail: '',
+      atMs: this.clockMs,
+    })
+    return { ...outcome, hold: resolved, replayed: false }
+  }
+
+  #setEnvelope(command: SetEnvelopeCommand): OutcomeOf['set_envelope'] {
+    const before = this.#envelope(command.agentId)
+    const envelope: EnvelopeState = {
+      limits: command.limits,
+      spent: before === null ? NO_SPEND : spentAt(before, this.clockMs),
+      clockMs: this.clockMs,
+      createdMs: before?.createdMs ?? this.clockMs,
+    }
+    this.#limit(command, envelope)
+    const tightest = tightestOf(command.agentId, envelope, this.clockMs)
+    if (tightest === null) throw new Error('an envelope needs at least one limit')
+    return { tightest }
+  }
+
+  #deleteEnvelope(command: DeleteEnvelopeCommand): OutcomeOf['delete_envelope'] {
+    const before = this.#envelope(command.agentId)
+    if (before === null || before.limits.every((limit) => limit === null)) return { existed: command.resumed && before !== null }
+    this.#limit(command, { ...before, limits: NO_LIMITS, spent: spentAt(before, this.clockMs), clockMs: this.clockMs })
+    return { existed: true }
+  }
+
+  #limit(command: SetEnvelopeCommand | DeleteEnvelopeCommand, envelope: EnvelopeState): void {
+    this.charged.delete(command.agentId)
+    this.limited.set(command.agentId, envelope)
+    this.changed = true
+    const detail = JSON.stringify(
+      Object.fromEntries(WINDOWS.map((window, index) => [window, envelope.limits[index]?.toString()])),
+    )
+    this.ledger.push({
+      id: command.id,
+      kind: 'limit',
+      agentId: command.agentId,
+      holdId: null,
+      ops: 0n,
+      amount: 0n,
+      detail,
+      atMs: this.clockMs,
+    })
+  }
+
+  #grant(command: GrantCommand): OutcomeOf['grant'] {
+    if (!command.resumed) {
+      this.ops += command.ops
+      this.changed = true
+      this.ledger.push({
+        id: command.id,
+        kind: 'grant',
+        agentId: null,
+        holdId: null,
+        ops: command.ops,
+        amount: 0n,
+        detail: command.detail,
+        atMs: this.clockMs,
+      })
+    }
+    return { ops: this.ops }
+  }
+}

@@ -1,0 +1,186 @@
+import { Batcher } from '../core/batcher.ts'
+import type { Clock } from '../core/clock.ts'
+import { DomainError } from '../core/errors.ts'
+import type { Database } from '../db/client.ts'
+import { databaseFailure } from '../db/failure.ts'
+import { AccountCache, type CachedAccount } from './cache.ts'
+import { decide } from './decide.ts'
+import { loadMissing } from './load.ts'
+import type { AccountChange, Command, Outcome, OutcomeOf } from './state.ts'
+import { type LaneSql, lockAccounts, writeChanges } from './store.ts'
+
+export type EngineOptions = {
+  /** Lanes per process; an account always uses the same one. One measured best (docs/decisions/0003-decision-engine.md). */
+  readonly lanes: number
+  readonly maxBatch: number
+  readonly maxQueue: number
+}
+
+type Item = { readonly accountId: string; readonly command: Command }
+type Group = { readonly accountId: string; readonly items: Item[] }
+type Settled = PromiseSettledResult<Outcome>
+
+/** After this many lost races a batch decides under a plain lock instead. */
+const OPTIMISTIC_ROUNDS = 3
+
+export type EngineStats = { batches: number; commands: number; conflicts: number; locked: number; failures: number }
+
+/**
+ * The hot path (DESIGN 2): commands of an account queue in its lane; a batch is decided in memory by `decide` and stored by one
+ * statement that takes effect only for accounts whose version has not moved. Everything that changes an account's quota, envelopes or
+ * holds goes through here.
+ */
+export class DecisionEngine {
+  readonly stats: EngineStats = { batches: 0, commands: 0, conflicts: 0, locked: 0, failures: 0 }
+  readonly #database: Database
+  readonly #lane: LaneSql
+  readonly #clock: Clock
+  readonly #lanes: Batcher<Item, Outcome>[]
+  readonly #cache = new AccountCache()
+
+  constructor(deps: { database: Database; clock: Clock }, options: EngineOptions) {
+    this.#database = deps.database
+    this.#lane = { sql: deps.database.laneSql, prepare: deps.database.prepare }
+    this.#clock = deps.clock
+    this.#lanes = Array.from(
+      { length: options.lanes },
+      () => new Batcher<Item, Outcome>((items) => this.#runBatch(items), options),
+    )
+  }
+
+  /**
+   * Decides one command, durably: the promise resolves after the commit.
+   * @throws DomainError `overloaded`, `database_unavailable`, `account_not_found`
+   */
+  submit<K extends Command['kind']>(accountId: string, command: Extract<Command, { kind: K }>): Promise<OutcomeOf[K]> {
+    const lane = this.#lanes[this.#lanes.length === 1 ? 0 : laneIndex(accountId, this.#lanes.length)]
+    if (lane === undefined) throw new Error('an engine needs at least one lane')
+    return lane.submit({ accountId, command }) as Promise<OutcomeOf[K]>
+  }
+
+  /** Commands waiting in all lanes. */
+  get depth(): number {
+    return this.#lanes.reduce((sum, lane) => sum + lane.depth, 0)
+  }
+
+  async settled(): Promise<void> {
+    await Promise.all(this.#lanes.map((lane) => lane.settled()))
+  }
+
+  async #runBatch(items: Item[]): Promise<Settled[]> {
+    this.stats.batches++
+    this.stats.commands += items.length
+    const results = new Map<Item, Settled>()
+    await this.#decideGroups(groupByAccount(items), results)
+    return items.map((item) => results.get(item) ?? { status: 'rejected', reason: new Error('undecided') })
+  }
+
+  /** Fills `results`. One account's poisonous command must not fail its neighbours: what breaks together is tried again alone. */
+  async #decideGroups(groups: Group[], results: Map<Item, Settled>): Promise<void> {
+    try {
+      let open = groups
+      for (let round = 0; open.length > 0 && round < OPTIMISTIC_ROUNDS; round++) {
+        const decided = await this.#decideAndWrite(this.#lane, open)
+        open = this.#conclude(open, decided, results)
+        this.stats.conflicts += open.length
+      }
+      if (open.length > 0) await this.#decideLocked(open, results)
+    } catch (error) {
+      this.stats.failures++
+      const undecided = groups.filter((group) => group.items.some((item) => !results.has(item)))
+      for (const group of undecided) this.#cache.drop(group.accountId)
+      const failure = databaseFailure(error)
+      const splittable = undecided.length > 1 || undecided.some((group) => group.items.length > 1)
+      if (failure === null && splittable) {
+        for (const group of undecided)
+          for (const item of group.items) await this.#decideGroups([{ accountId: group.accountId, items: [item] }], results)
+      } else {
+        for (const group of undecided)
+          for (const item of group.items) results.set(item, { status: 'rejected', reason: failure ?? error })
+      }
+    }
+  }
+
+  async #decideLocked(groups: Group[], results: Map<Item, Settled>): Promise<void> {
+    this.stats.locked++
+    const ids = groups.map((group) => group.accountId).sort()
+    const decided = await this.#database.laneSql.begin(async (sql) => {
+      const lane = { sql, prepare: this.#lane.prepare }
+      await lockAccounts(lane, ids)
+      for (const id of ids) this.#cache.drop(id)
+      return this.#decideAndWrite(lane, groups)
+    })
+    const open = this.#conclude(groups, decided, results)
+    if (open.length > 0) throw new Error('an account changed under its lock')
+  }
+
+  async #decideAndWrite(lane: LaneSql, groups: Group[]): Promise<Decided> {
+    const now_ms = this.#clock.now()
+    const loaded = await loadMissing(
+      lane,
+      this.#cache,
+      groups.map(({ accountId, items }) => ({ accountId, commands: items.map((item) => item.command) })),
+      now_ms,
+    )
+    const outcomes = new Map<string, Outcome[]>()
+    const changes: AccountChange[] = []
+    const accounts = new Map<string, CachedAccount>()
+    for (const [index, group] of groups.entries()) {
+      const ready = loaded[index]
+      if (!ready) continue
+      const decision = decide(ready.state, ready.commands, now_ms)
+      outcomes.set(group.accountId, decision.outcomes)
+      changes.push(decision.change)
+      accounts.set(group.accountId, ready.cached)
+    }
+    const stored = changes.length === 0 ? new Set<string>() : await writeChanges(lane, changes)
+    for (const change of changes) {
+      const { accountId } = change.account
+      const cached = accounts.get(accountId)
+      if (stored.has(accountId) && cached) this.#cache.commit(cached, change)
+      else this.#cache.drop(accountId)
+    }
+    return { outcomes, stored }
+  }
+
+  /** Answers the groups that were stored and returns those that must be decided again. */
+  #conclude(groups: Group[], { outcomes, stored }: Decided, results: Map<Item, Settled>): Group[] {
+    const again: Group[] = []
+    for (const group of groups) {
+      const decided = outcomes.get(group.accountId)
+      if (decided !== undefined && !stored.has(group.accountId)) {
+        again.push(group)
+        continue
+      }
+      for (const [index, item] of group.items.entries()) {
+        const value = decided?.[index]
+        results.set(
+          item,
+          value === undefined
+            ? { status: 'rejected', reason: new DomainError('account_not_found') }
+            : { status: 'fulfilled', value },
+        )
+      }
+    }
+    return again
+  }
+}
+
+type Decided = { readonly outcomes: ReadonlyMap<string, Outcome[]>; readonly stored: ReadonlySet<string> }
+
+function groupByAccount(items: Item[]): Group[] {
+  const groups = new Map<string, Group>()
+  for (const item of items) {
+    const group = groups.get(item.accountId)
+    if (group) group.items.push(item)
+    else groups.set(item.accountId, { accountId: item.accountId, items: [item] })
+  }
+  return [...groups.values()]
+}
+
+/** FNV-1a over the account id. */
+function laneIndex(accountId: string, lanes: number): number {
+  let hash = 2166136261
+  for (let index = 0; index < accountId.length; index++) hash = Math.imul(hash ^ accountId.charCodeAt(index), 16777619)
+  return (hash >>> 0) % lanes
+}

@@ -1,0 +1,159 @@
+import type { AccountCache, CachedAccount } from './cache.ts'
+import { ACCOUNT_PATH, pathOf } from './path.ts'
+import type { AccountState, Command, HoldState } from './state.ts'
+import { type LaneSql, type LoadedHold, loadEnvelopes, loadHolds, loadLatestOpen, loadLedgerEntries, type Pair } from './store.ts'
+
+export type AccountCommands = { readonly accountId: string; readonly commands: readonly Command[] }
+export type Ready = { readonly cached: CachedAccount; readonly state: AccountState; readonly commands: readonly Command[] }
+
+/** How often an account may move between two reads before the caller has to take its lock. */
+const MAX_ROUNDS = 6
+
+/**
+ * Brings everything the commands may read into memory, all of one account as of one version. Nothing is read that the cache has.
+ * @returns for each account its state, or null when the account does not exist
+ * @throws when an account keeps moving while it is read
+ */
+export async function loadMissing(
+  lane: LaneSql,
+  cache: AccountCache,
+  groups: readonly AccountCommands[],
+  now_ms: number,
+): Promise<(Ready | null)[]> {
+  const requests = await findResumed(lane, groups)
+  const ready = new Map<string, Ready | null>()
+  for (let round = 0; round < MAX_ROUNDS && ready.size < requests.length; round++) {
+    const open = requests.filter((request) => !ready.has(request.accountId))
+    const holds = await holdsFor(lane, cache, open, now_ms)
+    await envelopesFor(lane, cache, open, holds)
+    for (const request of open) {
+      const cached = cache.get(request.accountId)
+      if (cached === undefined) ready.set(request.accountId, null)
+      else if (isConsistent(cached, request, holds.get(request.accountId)))
+        ready.set(request.accountId, { cached, state: stateOf(cached, holds.get(request.accountId)), commands: request.commands })
+    }
+  }
+  return requests.map(({ accountId }) => {
+    const found = ready.get(accountId)
+    if (found === undefined) throw new Error('an account kept changing while it was read')
+    return found
+  })
+}
+
+/** The holds a batch needs, with the account version they belong to; null when reads of different versions were mixed. */
+type HoldSet = { version: bigint | null; readonly holds: Map<string, HoldState> }
+
+const stateOf = (cached: CachedAccount, set: HoldSet | undefined): AccountState => ({
+  accountId: cached.accountId,
+  version: cached.version,
+  ops: cached.ops,
+  clockMs: cached.clockMs,
+  envelopes: cached.envelopes,
+  holds: set?.holds ?? new Map(),
+})
+
+function isConsistent(cached: CachedAccount, request: AccountCommands, set: HoldSet | undefined): boolean {
+  if (set !== undefined && set.version !== cached.version) return false
+  for (const agentId of agentsOf(request, set)) if (!cached.envelopes.has(agentId)) return false
+  return true
+}
+
+/** Every envelope the commands may read or write. The account's own is always among them, so the account row is always read. */
+function agentsOf(request: AccountCommands, set: HoldSet | undefined): Set<string> {
+  const agents = new Set([ACCOUNT_PATH])
+  for (const command of request.commands) {
+    if (command.kind === 'clear' || command.kind === 'settle') for (const level of command.path) agents.add(level)
+    else if (command.kind === 'set_envelope' || command.kind === 'delete_envelope') agents.add(command.agentId)
+  }
+  if (set) for (const hold of set.holds.values()) for (const level of pathOf(hold.agentId)) agents.add(level)
+  return agents
+}
+
+async function envelopesFor(
+  lane: LaneSql,
+  cache: AccountCache,
+  requests: readonly AccountCommands[],
+  holds: ReadonlyMap<string, HoldSet>,
+): Promise<void> {
+  const pairs: Pair[] = []
+  for (const request of requests) {
+    const known = cache.get(request.accountId)?.envelopes
+    for (const agentId of agentsOf(request, holds.get(request.accountId)))
+      if (!known?.has(agentId)) pairs.push([request.accountId, agentId])
+  }
+  if (pairs.length === 0) return
+  for (const row of await loadEnvelopes(lane, pairs)) cache.adopt(row).envelopes.set(row.agentId, row.envelope)
+}
+
+async function holdsFor(
+  lane: LaneSql,
+  cache: AccountCache,
+  requests: readonly AccountCommands[],
+  now_ms: number,
+): Promise<Map<string, HoldSet>> {
+  const sets = new Map<string, HoldSet>()
+  const add = (accountId: string, version: bigint, hold: HoldState | null): void => {
+    const set = sets.get(accountId) ?? { version, holds: new Map() }
+    if (set.version !== version) set.version = null
+    if (hold) set.holds.set(hold.holdId, hold)
+    sets.set(accountId, set)
+  }
+  const addLoaded = (rows: readonly LoadedHold[]): void => {
+    for (const row of rows) {
+      cache.adopt(row)
+      add(row.accountId, row.version, row.hold)
+    }
+  }
+  const pairs: Pair[] = []
+  const latest: Promise<void>[] = []
+  for (const { accountId, commands } of requests) {
+    const cached = cache.get(accountId)
+    for (const holdId of holdIdsOf(commands)) {
+      const hold = cached && cache.hold(cached, holdId)
+      if (cached && hold) add(accountId, cached.version, hold)
+      else pairs.push([accountId, holdId])
+    }
+    for (const [agentId, count] of latestWanted(commands))
+      latest.push(loadLatestOpen(lane, accountId, agentId, now_ms, count).then(addLoaded))
+  }
+  if (pairs.length > 0) addLoaded(await loadHolds(lane, pairs))
+  await Promise.all(latest)
+  return sets
+}
+
+function holdIdsOf(commands: readonly Command[]): Set<string> {
+  const ids = new Set<string>()
+  for (const command of commands) {
+    if (command.kind === 'clear' && command.resumed) ids.add(command.id)
+    else if ((command.kind === 'settle' || command.kind === 'release') && command.holdId !== null) ids.add(command.holdId)
+  }
+  return ids
+}
+
+/**
+ * How many of an agent's newest open holds to read, so that each command that takes "the most recent" finds one even if the
+ * commands that name a hold take theirs from among them first.
+ */
+function latestWanted(commands: readonly Command[]): Map<string, number> {
+  const wanted = new Map<string, number>()
+  for (const command of commands)
+    if (command.kind === 'settle' && command.holdId === null) wanted.set(command.agentId, (wanted.get(command.agentId) ?? 0) + 1)
+  if (wanted.size === 0) return wanted
+  const named = holdIdsOf(commands).size
+  return new Map([...wanted].map(([agentId, count]) => [agentId, count + named]))
+}
+
+/** A command that an interrupted run has already carried out becomes one that finds that run's result. */
+async function findResumed(lane: LaneSql, groups: readonly AccountCommands[]): Promise<readonly AccountCommands[]> {
+  const pairs = groups.flatMap(({ accountId, commands }) =>
+    commands.filter((command) => command.resumed).map((command): Pair => [accountId, command.id]),
+  )
+  if (pairs.length === 0) return groups
+  const entries = new Map((await loadLedgerEntries(lane, pairs)).map((entry) => [entry.entryId, entry.holdId]))
+  const adapt = (command: Command): Command => {
+    if (!command.resumed || command.kind === 'clear') return command
+    if (!entries.has(command.id)) return { ...command, resumed: false }
+    return command.kind === 'settle' ? { ...command, holdId: entries.get(command.id) ?? command.holdId } : command
+  }
+  return groups.map(({ accountId, commands }) => ({ accountId, commands: commands.map(adapt) }))
+}

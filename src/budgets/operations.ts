@@ -1,0 +1,323 @@
+import { z } from 'zod'
+import { type Nanousd, usdFromNanousd } from '../core/money.ts'
+import { defineOperation } from '../core/operation.ts'
+import { agentIdSchema, integer, modelSchema, text } from '../core/text.ts'
+import type { BudgetService, EnvelopeView, Refusal } from './service.ts'
+import type { DenialReason, LimitView } from './state.ts'
+import { WINDOWS } from './windows.ts'
+
+export type BudgetDeps = { readonly budgets: BudgetService }
+
+const MAX_TOKENS = 1_000_000_000
+const MAX_HOLD_SECONDS = 604_800
+const DEFAULT_HOLD_SECONDS = 3600
+
+const usd = z.number().describe('US dollars, rounded to 6 places')
+const unixMs = z.number().int().describe('Unix milliseconds')
+const ops = z.number().int().describe('Governance operations left in the account')
+const windowSchema = z.enum(WINDOWS)
+const limitUsd = z.number().gt(0).max(1_000_000).describe('US dollars, above 0 and at most 1,000,000')
+const tokens = integer(0, MAX_TOKENS)
+const clearanceId = text(1, 128).describe('The clearance_id that budget_clear returned')
+
+const windowView = z.object({ window: windowSchema, limit_usd: usd, spent_usd: usd, remaining_usd: usd, reset_at: unixMs })
+const envelopeView = windowView.extend({
+  agent_id: z.string(),
+  limits: z.array(windowView).describe('Every window of this envelope; the top-level fields are the tightest'),
+})
+
+const limitJson = (limit: LimitView) => ({
+  window: limit.window,
+  limit_usd: usdFromNanousd(limit.limit),
+  spent_usd: usdFromNanousd(limit.spent),
+  remaining_usd: usdFromNanousd(limit.remaining),
+  reset_at: limit.resetMs,
+})
+const envelopeJson = (envelope: EnvelopeView) => ({
+  agent_id: envelope.agentId,
+  ...limitJson(envelope.tightest),
+  limits: envelope.limits.map(limitJson),
+})
+
+export const setEnvelope = defineOperation({
+  name: 'set_envelope',
+  title: 'Set a spend envelope',
+  description:
+    'Caps what an agent may spend in US dollars, per window: daily (default, resets at UTC midnight), session (never resets), hourly, weekly (Monday) or monthly. Several windows at once: limits. Replaces the agent\'s whole set of limits and keeps what is already spent. An envelope on "team" also caps "team/crawler"; "*" caps the account.',
+  tag: 'Budget',
+  method: 'put',
+  path: '/v1/budget/envelope',
+  access: { kind: 'key', scopes: ['owner', 'agent'], agentRule: 'below' },
+  input: z
+    .object({
+      agent_id: agentIdSchema,
+      limit_usd: limitUsd.optional(),
+      window: windowSchema.optional().describe('With limit_usd; daily when left out'),
+      limits: z
+        .strictObject({ hourly: limitUsd, daily: limitUsd, weekly: limitUsd, monthly: limitUsd, session: limitUsd })
+        .partial()
+        .optional()
+        .describe('Instead of limit_usd and window: one cap per window'),
+    })
+    .superRefine((input, context) => {
+      const fail = (field: string, message: string) => context.addIssue({ code: 'custom', path: [field], message })
+      if (input.limits === undefined && input.limit_usd === undefined)
+        fail('limit_usd', 'is required (number), unless limits is given')
+      if (input.limits !== undefined && (input.limit_usd !== undefined || input.window !== undefined))
+        fail('limits', 'stands instead of limit_usd and window: send one or the other')
+      if (input.limits !== undefined && Object.keys(input.limits).length === 0)
+        fail('limits', `needs at least one of ${WINDOWS.join(', ')}`)
+    }),
+  output: z.object({
+    success: z.literal(true),
+    agent_id: z.string(),
+    limit_usd: usd,
+    window: windowSchema,
+    limits: z.record(windowSchema, usd.optional()).optional().describe('The whole set, when it was set as limits'),
+  }),
+  tool: { readOnlyHint: false, destructiveHint: false, idempotentHint: true, openWorldHint: false },
+  async run({ budgets }: BudgetDeps, input, context) {
+    const limits = input.limits ?? { [input.window ?? 'daily']: input.limit_usd }
+    const { tightest } = await budgets.setEnvelope(context.caller.accountId, context, input.agent_id, limits)
+    const result = {
+      success: true as const,
+      agent_id: input.agent_id,
+      limit_usd: usdFromNanousd(tightest.limit),
+      window: tightest.window,
+    }
+    return input.limits ? { ...result, limits: input.limits } : result
+  },
+})
+
+export const getEnvelope = defineOperation({
+  name: 'get_envelope',
+  title: 'Read a spend envelope',
+  description:
+    'Limit, spend and what is left of one agent. The top-level fields describe its tightest window; a window that has passed reads as spent 0.',
+  tag: 'Budget',
+  method: 'get',
+  path: '/v1/budget/envelope/{agent_id}',
+  access: { kind: 'key', scopes: ['owner', 'agent', 'read'], agentRule: 'within' },
+  input: z.object({ agent_id: agentIdSchema }),
+  output: envelopeView,
+  errors: ['not_found'],
+  async run({ budgets }: BudgetDeps, input, { caller }) {
+    return envelopeJson(await budgets.getEnvelope(caller.accountId, input.agent_id))
+  },
+})
+
+export const listEnvelopes = defineOperation({
+  name: 'list_envelopes',
+  title: 'List spend envelopes',
+  description: 'Every envelope of the account in order of agent_id; a key bound to an agent sees its own path and below.',
+  tag: 'Budget',
+  method: 'get',
+  path: '/v1/budget/envelope',
+  access: { kind: 'key', scopes: ['owner', 'agent', 'read'] },
+  input: z.object({}),
+  output: z.object({ envelopes: z.array(envelopeView) }),
+  async run({ budgets }: BudgetDeps, _input, { caller }) {
+    const envelopes = await budgets.listEnvelopes(caller.accountId, caller.agentId)
+    return { envelopes: envelopes.map(envelopeJson) }
+  },
+})
+
+export const deleteEnvelope = defineOperation({
+  name: 'delete_envelope',
+  title: 'Delete a spend envelope',
+  description:
+    "Removes an agent's limits. What it has spent is remembered: setting an envelope again within the window starts from there.",
+  tag: 'Budget',
+  method: 'delete',
+  path: '/v1/budget/envelope/{agent_id}',
+  access: { kind: 'key', scopes: ['owner', 'agent'], agentRule: 'below' },
+  input: z.object({ agent_id: agentIdSchema }),
+  output: z.object({ success: z.literal(true), agent_id: z.string() }),
+  errors: ['not_found'],
+  async run({ budgets }: BudgetDeps, input, context) {
+    await budgets.deleteEnvelope(context.caller.accountId, context, input.agent_id)
+    return { success: true as const, agent_id: input.agent_id }
+  },
+})
+
+const NEXT_STEP: Record<DenialReason, string> = {
+  no_credits: 'The account has no governance operations left. Ask its owner to add some, then call again.',
+  no_envelope:
+    'No envelope covers this agent. Its owner sets one with set_envelope (PUT /v1/budget/envelope); do not make the call without it.',
+  envelope_exceeded:
+    'Do not make the call. Ask for at most max_affordable_tokens, wait until reset_at, or ask the owner for a higher limit. Calling again unchanged will be denied again.',
+}
+
+const denialJson = (denial: Refusal) => {
+  const base = {
+    approved: false as const,
+    remaining_usd: usdFromNanousd(denial.remaining),
+    reason: denial.reason,
+    hint: NEXT_STEP[denial.reason],
+  }
+  if (denial.tightest === null) return base
+  const { agentId, window, limit, resetMs } = denial.tightest
+  return {
+    ...base,
+    limit_agent_id: agentId,
+    window,
+    limit_usd: usdFromNanousd(limit),
+    reset_at: resetMs,
+    max_affordable_tokens: denial.affordableTokens,
+  }
+}
+
+export const budgetClear = defineOperation({
+  name: 'budget_clear',
+  title: 'Clear a spend before making it',
+  description:
+    "Call this before every model call. Approved: make the call, then reconcile with the returned clearance_id. Denied (approved:false): do not make the call; reason, hint and max_affordable_tokens say what would work. estimated_tokens is priced at the model's output rate, estimated_input_tokens at its input rate.",
+  tag: 'Budget',
+  method: 'post',
+  path: '/v1/budget/clear',
+  access: { kind: 'key', scopes: ['owner', 'agent'], agentRule: 'within' },
+  input: z.object({
+    agent_id: agentIdSchema,
+    model: modelSchema,
+    estimated_tokens: integer(1, MAX_TOKENS).describe('Most output tokens the call may use (embeddings: input tokens)'),
+    estimated_input_tokens: tokens.optional().describe('Input tokens, added at the input rate'),
+    hold_seconds: integer(1, MAX_HOLD_SECONDS)
+      .optional()
+      .describe('How long the clearance stays open; an hour when left out. At expiry the estimate counts as spent.'),
+  }),
+  output: z.object({
+    approved: z.boolean(),
+    remaining_usd: usd.describe('Left in the tightest envelope on the path, US dollars'),
+    operations_remaining: ops.optional(),
+    clearance_id: z.string().optional().describe('Give it to reconcile or release'),
+    expires_at: unixMs.optional(),
+    reason: z.enum(['no_credits', 'no_envelope', 'envelope_exceeded']).optional(),
+    hint: z.string().optional(),
+    limit_agent_id: z.string().optional().describe('The envelope that refused'),
+    window: windowSchema.optional(),
+    limit_usd: usd.optional(),
+    reset_at: unixMs.optional(),
+    max_affordable_tokens: z.number().int().optional().describe('The largest estimated_tokens that would fit now'),
+  }),
+  tool: { readOnlyHint: false, destructiveHint: false, idempotentHint: false, openWorldHint: false },
+  async run({ budgets }: BudgetDeps, input, context) {
+    const outcome = await budgets.clear(context.caller.accountId, context, {
+      agentId: input.agent_id,
+      model: input.model,
+      estimatedTokens: input.estimated_tokens,
+      estimatedInputTokens: input.estimated_input_tokens ?? 0,
+      hold_ms: (input.hold_seconds ?? DEFAULT_HOLD_SECONDS) * 1000,
+    })
+    if (!outcome.approved) return denialJson(outcome)
+    return {
+      approved: true,
+      remaining_usd: usdFromNanousd(outcome.remaining),
+      operations_remaining: Number(outcome.ops),
+      clearance_id: outcome.holdId,
+      expires_at: outcome.expiresMs,
+    }
+  },
+})
+
+const exceedsTwice = (actual: Nanousd | null, estimate: Nanousd): boolean => actual !== null && actual > 2n * estimate
+
+export const reconcile = defineOperation({
+  name: 'reconcile',
+  title: 'Reconcile a cleared call with what it used',
+  description:
+    "Call this after every cleared model call with the usage the provider reported. Without clearance_id it takes the agent's most recent open clearance. Repeating it with the same clearance_id returns the first result and moves no money.",
+  tag: 'Budget',
+  method: 'post',
+  path: '/v1/budget/reconcile',
+  access: { kind: 'key', scopes: ['owner', 'agent'], agentRule: 'within' },
+  input: z
+    .object({
+      agent_id: agentIdSchema,
+      actual_input_tokens: tokens.describe('All input tokens, cached ones included'),
+      actual_output_tokens: tokens.describe('All output tokens, reasoning included'),
+      clearance_id: clearanceId.optional(),
+      cached_input_tokens: tokens.optional().describe('Of actual_input_tokens: read from the prompt cache'),
+      cache_write_input_tokens: tokens.optional().describe('Of actual_input_tokens: written to the prompt cache'),
+      cache_write_1h_input_tokens: tokens.optional().describe('Of actual_input_tokens: written to the one-hour prompt cache'),
+    })
+    .superRefine((input, context) => {
+      const parts =
+        (input.cached_input_tokens ?? 0) + (input.cache_write_input_tokens ?? 0) + (input.cache_write_1h_input_tokens ?? 0)
+      if (parts > input.actual_input_tokens)
+        context.addIssue({
+          code: 'custom',
+          path: ['actual_input_tokens'],
+          message: 'must include the cached and cache-written tokens',
+        })
+    }),
+  output: z.object({
+    ok: z.literal(true),
+    drift_usd: usd.describe('Actual minus estimate'),
+    remaining_usd: usd,
+    operations_remaining: ops,
+    clearance_id: z.string(),
+    warning: z.literal('drift_exceeds_2x_threshold').optional(),
+    replayed: z.literal(true).optional().describe('This clearance was reconciled before: the first result again'),
+  }),
+  errors: ['no_envelope', 'no_pending_clearance'],
+  tool: { readOnlyHint: false, destructiveHint: false, idempotentHint: false, openWorldHint: false },
+  async run({ budgets }: BudgetDeps, input, context) {
+    const resolved = await budgets.reconcile(context.caller.accountId, context, {
+      agentId: input.agent_id,
+      clearanceId: input.clearance_id ?? null,
+      usage: {
+        inputTokens: input.actual_input_tokens,
+        outputTokens: input.actual_output_tokens,
+        cachedInputTokens: input.cached_input_tokens ?? 0,
+        cacheWriteInputTokens: input.cache_write_input_tokens ?? 0,
+        cacheWrite1hInputTokens: input.cache_write_1h_input_tokens ?? 0,
+      },
+    })
+    return {
+      ok: true as const,
+      drift_usd: usdFromNanousd(resolved.drift),
+      remaining_usd: usdFromNanousd(resolved.remaining),
+      operations_remaining: Number(resolved.ops),
+      clearance_id: resolved.hold.holdId,
+      ...(exceedsTwice(resolved.hold.actual, resolved.hold.estimate) && { warning: 'drift_exceeds_2x_threshold' as const }),
+      ...(resolved.replayed && { replayed: true as const }),
+    }
+  },
+})
+
+export const release = defineOperation({
+  name: 'release',
+  title: 'Give an unused clearance back',
+  description:
+    'For a cleared call that was not made: its estimate no longer counts as spent. The operation that the clearance burned stays burned. Repeating it returns the first result.',
+  tag: 'Budget',
+  method: 'post',
+  path: '/v1/budget/release',
+  access: { kind: 'key', scopes: ['owner', 'agent'] },
+  input: z.object({ clearance_id: clearanceId }),
+  output: z.object({
+    ok: z.literal(true),
+    released_usd: usd,
+    remaining_usd: usd,
+    operations_remaining: ops,
+    clearance_id: z.string(),
+    replayed: z.literal(true).optional(),
+  }),
+  errors: ['no_pending_clearance'],
+  async run({ budgets }: BudgetDeps, input, context) {
+    const resolved = await budgets.release(context.caller.accountId, context, {
+      clearanceId: input.clearance_id,
+      boundTo: context.caller.agentId,
+    })
+    return {
+      ok: true as const,
+      released_usd: usdFromNanousd(-resolved.drift),
+      remaining_usd: usdFromNanousd(resolved.remaining),
+      operations_remaining: Number(resolved.ops),
+      clearance_id: resolved.hold.holdId,
+      ...(resolved.replayed && { replayed: true as const }),
+    }
+  },
+})
+
+export const budgetOperations = [budgetClear, reconcile, release, setEnvelope, getEnvelope, listEnvelopes, deleteEnvelope]

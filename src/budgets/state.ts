@@ -1,0 +1,166 @@
+import type { Nanousd } from '../core/money.ts'
+import type { TokenRates } from '../prices/cost.ts'
+import type { HOLD_KIND, HOLD_STATE } from './tables.ts'
+import type { Window } from './windows.ts'
+
+/** One value per window, in the order of WINDOWS. */
+export type PerWindow<T> = readonly [hourly: T, daily: T, weekly: T, monthly: T, session: T]
+
+export type EnvelopeState = {
+  /** null: no limit in that window. All null: a deleted envelope that still counts. */
+  readonly limits: PerWindow<Nanousd | null>
+  /** Spent in the instance of each window that contains `clockMs`. */
+  readonly spent: PerWindow<Nanousd>
+  readonly clockMs: number
+  readonly createdMs: number
+}
+
+export type HoldState = {
+  readonly holdId: string
+  readonly agentId: string
+  readonly kind: (typeof HOLD_KIND)[keyof typeof HOLD_KIND]
+  readonly state: (typeof HOLD_STATE)[keyof typeof HOLD_STATE]
+  readonly model: string
+  readonly estimate: Nanousd
+  readonly rates: TokenRates
+  /** Levels of `pathOf(agentId)` that counted it (path.ts). */
+  readonly charged: string
+  readonly takenMs: number
+  readonly expiresMs: number
+  readonly resolvedMs: number | null
+  readonly actual: Nanousd | null
+  /** The first resolution's figures; every repeat answers these. */
+  readonly outcome: Resolution | null
+}
+
+export type Resolution = { readonly drift: Nanousd; readonly remaining: Nanousd; readonly ops: bigint }
+
+/** Everything a decision of one account reads, as of `version`. */
+export type AccountState = {
+  readonly accountId: string
+  readonly version: bigint
+  readonly ops: bigint
+  readonly clockMs: number
+  /** null: known to have no row. Absent: not loaded. */
+  readonly envelopes: ReadonlyMap<string, EnvelopeState | null>
+  readonly holds: ReadonlyMap<string, HoldState>
+}
+
+export type Usage = {
+  readonly inputTokens: number
+  readonly outputTokens: number
+  readonly cachedInputTokens: number
+  readonly cacheWriteInputTokens: number
+  readonly cacheWrite1hInputTokens: number
+}
+
+/** `id` names what the command creates: the hold, the denial or the ledger entry. */
+type CommandBase = { readonly id: string; readonly resumed: boolean }
+
+export type ClearCommand = CommandBase & {
+  readonly kind: 'clear'
+  readonly agentId: string
+  readonly path: readonly string[]
+  readonly model: string
+  readonly estimate: Nanousd
+  readonly rates: TokenRates
+  readonly hold_ms: number
+}
+export type SettleCommand = CommandBase & {
+  readonly kind: 'settle'
+  readonly agentId: string
+  readonly path: readonly string[]
+  /** null: the agent's most recent open hold. */
+  readonly holdId: string | null
+  readonly usage: Usage
+}
+export type ReleaseCommand = CommandBase & {
+  readonly kind: 'release'
+  readonly holdId: string
+  /** Set for a key bound to a path: holds outside it do not exist for this caller. */
+  readonly boundTo: string | null
+}
+export type SetEnvelopeCommand = CommandBase & {
+  readonly kind: 'set_envelope'
+  readonly agentId: string
+  readonly limits: PerWindow<Nanousd | null>
+}
+export type DeleteEnvelopeCommand = CommandBase & { readonly kind: 'delete_envelope'; readonly agentId: string }
+export type GrantCommand = CommandBase & { readonly kind: 'grant'; readonly ops: bigint; readonly detail: string }
+
+export type Command = ClearCommand | SettleCommand | ReleaseCommand | SetEnvelopeCommand | DeleteEnvelopeCommand | GrantCommand
+
+/** One limit as it stands; the tightest of several is the one with the least left. */
+export type LimitView = {
+  readonly agentId: string
+  readonly window: Window
+  readonly limit: Nanousd
+  readonly spent: Nanousd
+  readonly remaining: Nanousd
+  readonly resetMs: number
+}
+
+export type Approval = {
+  readonly approved: true
+  readonly holdId: string
+  readonly remaining: Nanousd
+  readonly ops: bigint
+  readonly expiresMs: number
+}
+export type Denial = {
+  readonly approved: false
+  readonly reason: DenialReason
+  readonly remaining: Nanousd
+  readonly tightest: LimitView | null
+}
+export type DenialReason = 'no_credits' | 'no_envelope' | 'envelope_exceeded'
+
+export type Resolved = Resolution & { readonly hold: HoldState; readonly replayed: boolean }
+export type Unresolved = { readonly error: 'no_envelope' | 'no_pending_clearance'; readonly expired: boolean }
+
+/** What each kind of command is answered. */
+export type OutcomeOf = {
+  clear: Approval | Denial
+  settle: Resolved | Unresolved
+  release: Resolved | Unresolved
+  set_envelope: { readonly tightest: LimitView }
+  delete_envelope: { readonly existed: boolean }
+  grant: { readonly ops: bigint }
+}
+export type Outcome = OutcomeOf[Command['kind']]
+
+export type DenialEntry = {
+  readonly id: string
+  readonly agentId: string
+  readonly model: string
+  readonly estimate: Nanousd
+  readonly reason: DenialReason
+  readonly atMs: number
+}
+export type LedgerEntry = {
+  readonly id: string
+  readonly kind: 'grant' | 'settle' | 'release' | 'limit'
+  readonly agentId: string | null
+  readonly holdId: string | null
+  readonly ops: bigint
+  readonly amount: Nanousd
+  readonly detail: string
+  readonly atMs: number
+}
+
+/** What one account's share of a batch changes: everything the write statement needs, and nothing else. */
+export type AccountChange = {
+  readonly account: AccountState
+  /** False when only denials were decided: the state, and so the version, stays as it is. */
+  readonly changed: boolean
+  readonly ops: bigint
+  readonly clockMs: number
+  /** Rows whose spend changed. */
+  readonly charged: ReadonlyMap<string, EnvelopeState>
+  /** Rows that are new or whose limits changed. */
+  readonly limited: ReadonlyMap<string, EnvelopeState>
+  readonly newHolds: readonly HoldState[]
+  readonly resolvedHolds: readonly HoldState[]
+  readonly denials: readonly DenialEntry[]
+  readonly ledger: readonly LedgerEntry[]
+}

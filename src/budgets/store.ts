@@ -1,0 +1,289 @@
+import { ArrayLiteral, Parameters } from '../db/array-literal.ts'
+import type { QuerySql } from '../db/client.ts'
+import type { TokenRates } from '../prices/cost.ts'
+import type { AccountChange, EnvelopeState, HoldState, PerWindow, Resolution } from './state.ts'
+import { HOLD_KIND, HOLD_STATE } from './tables.ts'
+
+/** `prepare` is false behind poolers that forbid prepared statements. */
+export type LaneSql = { readonly sql: QuerySql; readonly prepare: boolean }
+
+type Row = Record<string, unknown>
+const query = (lane: LaneSql, text: string, values: string[]): Promise<Row[]> =>
+  lane.sql.unsafe(text, values, { prepare: lane.prepare })
+
+const LIMITS = 'limit_hourly_nanousd, limit_daily_nanousd, limit_weekly_nanousd, limit_monthly_nanousd, limit_session_nanousd'
+const SPENDS = 'spent_hourly_nanousd, spent_daily_nanousd, spent_weekly_nanousd, spent_monthly_nanousd, spent_session_nanousd'
+const ENVELOPE_COLUMNS = `${LIMITS}, ${SPENDS}, e.clock_ms as envelope_clock_ms, e.created_ms`
+const HOLD_COLUMNS =
+  'h.hold_id, h.agent_id, h.kind, h.state, h.model, h.estimate_nanousd, h.rates, h.charged, h.taken_ms, h.expires_ms, h.resolved_ms, h.actual_nanousd, h.outcome'
+
+export type LoadedAccount = {
+  readonly accountId: string
+  readonly version: bigint
+  readonly ops: bigint
+  readonly clockMs: number
+}
+export type LoadedEnvelope = LoadedAccount & { readonly agentId: string; readonly envelope: EnvelopeState | null }
+export type LoadedHold = LoadedAccount & { readonly hold: HoldState | null }
+export type Pair = readonly [accountId: string, key: string]
+
+const pairLiterals = (pairs: readonly Pair[]): string[] => {
+  const accounts = new ArrayLiteral()
+  const keys = new ArrayLiteral()
+  for (const [account, key] of pairs) {
+    accounts.raw(account)
+    keys.text(key)
+  }
+  return [accounts.close(), keys.close()]
+}
+
+/** The accounts and envelopes of (account, agent) pairs, each with its account's version. Accounts that do not exist are left out. */
+export async function loadEnvelopes(lane: LaneSql, pairs: readonly Pair[]): Promise<LoadedEnvelope[]> {
+  const rows = await query(
+    lane,
+    `select a.account_id, a.version, a.ops, a.clock_ms, u.agent_id, ${ENVELOPE_COLUMNS}
+     from unnest($1::uuid[], $2::text[]) u(account_id, agent_id)
+     join accounts a on a.account_id = u.account_id
+     left join envelopes e on e.account_id = u.account_id and e.agent_id = u.agent_id`,
+    pairLiterals(pairs),
+  )
+  return rows.map((row) => ({
+    ...loadedAccount(row),
+    agentId: row.agent_id as string,
+    envelope: row.envelope_clock_ms === null ? null : envelopeOf(row),
+  }))
+}
+
+/** Holds by (account, hold id), each with its account's version. */
+export async function loadHolds(lane: LaneSql, pairs: readonly Pair[]): Promise<LoadedHold[]> {
+  const rows = await query(
+    lane,
+    `select a.account_id, a.version, a.ops, a.clock_ms, ${HOLD_COLUMNS}
+     from unnest($1::uuid[], $2::uuid[]) u(account_id, hold_id)
+     join accounts a on a.account_id = u.account_id
+     left join holds h on h.account_id = u.account_id and h.hold_id = u.hold_id`,
+    pairLiterals(pairs),
+  )
+  return rows.map(loadedHold)
+}
+
+/** The newest open clearances of one agent, at most `count`, with the account's version. */
+export async function loadLatestOpen(
+  lane: LaneSql,
+  accountId: string,
+  agentId: string,
+  now_ms: number,
+  count: number,
+): Promise<LoadedHold[]> {
+  const rows = await query(
+    lane,
+    `select a.account_id, a.version, a.ops, a.clock_ms, ${HOLD_COLUMNS}
+     from accounts a left join lateral (
+       select * from holds where account_id = $1 and agent_id = $2 and state = ${HOLD_STATE.open} and kind = ${HOLD_KIND.clearance} and expires_ms > $3
+       order by hold_id desc limit $4) h on true
+     where a.account_id = $1`,
+    [accountId, agentId, String(now_ms), String(count)],
+  )
+  return rows.map(loadedHold)
+}
+
+/** Which of these commands an interrupted earlier run has already recorded, and the hold each resolved. */
+export async function loadLedgerEntries(
+  lane: LaneSql,
+  pairs: readonly Pair[],
+): Promise<{ entryId: string; holdId: string | null }[]> {
+  const rows = await query(
+    lane,
+    `select l.entry_id, l.hold_id from unnest($1::uuid[], $2::uuid[]) u(account_id, entry_id)
+     join ledger l on l.account_id = u.account_id and l.entry_id = u.entry_id`,
+    pairLiterals(pairs),
+  )
+  return rows.map((row) => ({ entryId: row.entry_id as string, holdId: row.hold_id as string | null }))
+}
+
+/** Locks accounts in key order, for deciding under the lock when optimism has failed too often. Inside a transaction only. */
+export async function lockAccounts(lane: LaneSql, accountIds: readonly string[]): Promise<void> {
+  const ids = new ArrayLiteral()
+  for (const id of accountIds) ids.raw(id)
+  await query(lane, 'select 1 from accounts where account_id = any($1::uuid[]) order by account_id for no key update', [
+    ids.close(),
+  ])
+}
+
+/**
+ * Writes decided changes in one statement: the account rows whose version still matches are locked in key order and only
+ * their changes are stored. @returns the accounts that were stored; the others were moved by another process and must be decided again
+ */
+export async function writeChanges(lane: LaneSql, changes: readonly AccountChange[]): Promise<Set<string>> {
+  const { text, values } = writeStatement(changes)
+  const rows = await query(lane, text, values)
+  return new Set(rows.map((row) => row.account_id as string))
+}
+
+/** Only the parts that have rows are in the text, so a batch of plain approvals runs a short statement. At most 2^7 texts exist. */
+function writeStatement(changes: readonly AccountChange[]): { text: string; values: string[] } {
+  const p = new Parameters()
+  const inLocked = 'in (select account_id from locked)'
+  const parts = [
+    `with locked as materialized (
+  select a.account_id from accounts a join unnest(${p.add('uuid', changes, (c, a) => a.raw(c.account.accountId))}, ${p.add('bigint', changes, (c, a) => a.raw(c.account.version))}) u(account_id, version)
+    on a.account_id = u.account_id and a.version = u.version
+  order by a.account_id for no key update of a)`,
+  ]
+  const changed = changes.filter((change) => change.changed)
+  if (changed.length > 0) {
+    parts.push(`account_rows as (
+  update accounts a set ops = u.ops, clock_ms = u.clock_ms, version = a.version + 1
+  from unnest(${p.add('uuid', changed, (c, a) => a.raw(c.account.accountId))}, ${p.add('bigint', changed, (c, a) => a.raw(c.ops))}, ${p.add('bigint', changed, (c, a) => a.raw(c.clockMs))}) u(account_id, ops, clock_ms)
+  where a.account_id = u.account_id and a.account_id ${inLocked})`)
+  }
+  const charged = rowsOf(changes, (change) => change.charged)
+  if (charged.length > 0) {
+    parts.push(`charged as (
+  update envelopes e set (${SPENDS}, clock_ms) = (u.s0, u.s1, u.s2, u.s3, u.s4, u.clock_ms)
+  from unnest(${p.add('uuid', charged, (r, a) => a.raw(r[0]))}, ${p.add('text', charged, (r, a) => a.text(r[1][0]))}, ${spendParameters(p, charged)}, ${p.add('bigint', charged, (r, a) => a.raw(r[1][1].clockMs))}) u(account_id, agent_id, s0, s1, s2, s3, s4, clock_ms)
+  where e.account_id = u.account_id and e.agent_id = u.agent_id and e.account_id ${inLocked})`)
+  }
+  const limited = rowsOf(changes, (change) => change.limited)
+  if (limited.length > 0) {
+    parts.push(`limited as (
+  insert into envelopes (account_id, agent_id, ${LIMITS}, ${SPENDS}, clock_ms, created_ms)
+  select * from unnest(${p.add('uuid', limited, (r, a) => a.raw(r[0]))}, ${p.add('text', limited, (r, a) => a.text(r[1][0]))}, ${limitParameters(p, limited)}, ${spendParameters(p, limited)}, ${p.add('bigint', limited, (r, a) => a.raw(r[1][1].clockMs))}, ${p.add('bigint', limited, (r, a) => a.raw(r[1][1].createdMs))}) u(account_id)
+  where u.account_id ${inLocked}
+  on conflict (account_id, agent_id) do update set (${LIMITS}, ${SPENDS}, clock_ms) = (${excluded(LIMITS)}, ${excluded(SPENDS)}, excluded.clock_ms))`)
+  }
+  const held = listsOf(changes, (change) => change.newHolds)
+  if (held.length > 0) {
+    parts.push(`held as (
+  insert into holds (account_id, hold_id, agent_id, kind, state, model, estimate_nanousd, rates, charged, taken_ms, expires_ms)
+  select u.account_id, u.hold_id, u.agent_id, u.kind, ${HOLD_STATE.open}, u.model, u.estimate, u.rates, u.charged, u.taken_ms, u.expires_ms
+  from unnest(${p.add('uuid', held, (r, a) => a.raw(r[0]))}, ${p.add('uuid', held, (r, a) => a.raw(r[1].holdId))}, ${p.add('text', held, (r, a) => a.text(r[1].agentId))}, ${p.add('smallint', held, (r, a) => a.raw(r[1].kind))}, ${p.add('text', held, (r, a) => a.text(r[1].model))}, ${p.add('bigint', held, (r, a) => a.raw(r[1].estimate))}, ${p.add('text', held, (r, a) => a.text(encodeRates(r[1].rates)))}, ${p.add('text', held, (r, a) => a.raw(r[1].charged))}, ${p.add('bigint', held, (r, a) => a.raw(r[1].takenMs))}, ${p.add('bigint', held, (r, a) => a.raw(r[1].expiresMs))}) u(account_id, hold_id, agent_id, kind, model, estimate, rates, charged, taken_ms, expires_ms)
+  where u.account_id ${inLocked})`)
+  }
+  const resolved = listsOf(changes, (change) => change.resolvedHolds)
+  if (resolved.length > 0) {
+    parts.push(`resolved as (
+  update holds h set state = u.state, resolved_ms = u.resolved_ms, actual_nanousd = u.actual, outcome = u.outcome
+  from unnest(${p.add('uuid', resolved, (r, a) => a.raw(r[0]))}, ${p.add('uuid', resolved, (r, a) => a.raw(r[1].holdId))}, ${p.add('smallint', resolved, (r, a) => a.raw(r[1].state))}, ${p.add('bigint', resolved, (r, a) => a.raw(r[1].resolvedMs))}, ${p.add('bigint', resolved, (r, a) => a.raw(r[1].actual))}, ${p.add('text', resolved, (r, a) => a.text(encodeResolution(r[1].outcome)))}) u(account_id, hold_id, state, resolved_ms, actual, outcome)
+  where h.account_id = u.account_id and h.hold_id = u.hold_id and h.account_id ${inLocked})`)
+  }
+  const denied = listsOf(changes, (change) => change.denials)
+  if (denied.length > 0) {
+    // A request taken up after a crash may have left its denial or ledger row already; ids are otherwise never reused.
+    parts.push(`denied as (
+  insert into denials (account_id, denial_id, agent_id, model, estimate_nanousd, reason, denied_ms)
+  select * from unnest(${p.add('uuid', denied, (r, a) => a.raw(r[0]))}, ${p.add('uuid', denied, (r, a) => a.raw(r[1].id))}, ${p.add('text', denied, (r, a) => a.text(r[1].agentId))}, ${p.add('text', denied, (r, a) => a.text(r[1].model))}, ${p.add('bigint', denied, (r, a) => a.raw(r[1].estimate))}, ${p.add('text', denied, (r, a) => a.raw(r[1].reason))}, ${p.add('bigint', denied, (r, a) => a.raw(r[1].atMs))}) u(account_id)
+  where u.account_id ${inLocked} on conflict do nothing)`)
+  }
+  const entries = listsOf(changes, (change) => change.ledger)
+  if (entries.length > 0) {
+    parts.push(`entries as (
+  insert into ledger (account_id, entry_id, kind, agent_id, hold_id, ops_delta, amount_nanousd, detail, at_ms)
+  select * from unnest(${p.add('uuid', entries, (r, a) => a.raw(r[0]))}, ${p.add('uuid', entries, (r, a) => a.raw(r[1].id))}, ${p.add('text', entries, (r, a) => a.raw(r[1].kind))}, ${p.add('text', entries, (r, a) => a.text(r[1].agentId))}, ${p.add('uuid', entries, (r, a) => a.raw(r[1].holdId))}, ${p.add('bigint', entries, (r, a) => a.raw(r[1].ops))}, ${p.add('bigint', entries, (r, a) => a.raw(r[1].amount))}, ${p.add('text', entries, (r, a) => a.text(r[1].detail))}, ${p.add('bigint', entries, (r, a) => a.raw(r[1].atMs))}) u(account_id)
+  where u.account_id ${inLocked} on conflict do nothing)`)
+  }
+  return { text: `${parts.join(',\n')}\nselect account_id from locked`, values: p.values() }
+}
+
+type EnvelopeRow = readonly [accountId: string, entry: readonly [agentId: string, envelope: EnvelopeState]]
+
+const rowsOf = (
+  changes: readonly AccountChange[],
+  rows: (change: AccountChange) => ReadonlyMap<string, EnvelopeState>,
+): EnvelopeRow[] => changes.flatMap((change) => [...rows(change)].map((entry) => [change.account.accountId, entry] as const))
+
+const listsOf = <T>(changes: readonly AccountChange[], rows: (change: AccountChange) => readonly T[]) =>
+  changes.flatMap((change) => rows(change).map((row) => [change.account.accountId, row] as const))
+
+const spendParameters = (p: Parameters, rows: readonly EnvelopeRow[]): string =>
+  [0, 1, 2, 3, 4].map((index) => p.add('bigint', rows, (r, a) => a.raw(r[1][1].spent[index] ?? 0n))).join(', ')
+const limitParameters = (p: Parameters, rows: readonly EnvelopeRow[]): string =>
+  [0, 1, 2, 3, 4].map((index) => p.add('bigint', rows, (r, a) => a.raw(r[1][1].limits[index] ?? null))).join(', ')
+const excluded = (columns: string): string => columns.replaceAll(/\w+/g, 'excluded.$&')
+
+const encodedRates = new WeakMap<TokenRates, string>()
+function encodeRates(rates: TokenRates): string {
+  let encoded = encodedRates.get(rates)
+  if (encoded === undefined) {
+    encoded = [rates.input, rates.output, rates.cachedInput, rates.cacheWrite, rates.cacheWrite1h].join(',')
+    encodedRates.set(rates, encoded)
+  }
+  return encoded
+}
+function decodeRates(text: string): TokenRates {
+  const [input = 0n, output = 0n, cachedInput = 0n, cacheWrite = 0n, cacheWrite1h = 0n] = text.split(',').map(BigInt)
+  return { input, output, cachedInput, cacheWrite, cacheWrite1h }
+}
+
+const encodeResolution = (outcome: Resolution | null): string | null =>
+  outcome && `${outcome.drift},${outcome.remaining},${outcome.ops}`
+function decodeResolution(text: string): Resolution {
+  const [drift = 0n, remaining = 0n, ops = 0n] = text.split(',').map(BigInt)
+  return { drift, remaining, ops }
+}
+
+const loadedAccount = (row: Row): LoadedAccount => ({
+  accountId: row.account_id as string,
+  version: row.version as bigint,
+  ops: row.ops as bigint,
+  clockMs: Number(row.clock_ms),
+})
+
+/** An envelope from a row that holds ENVELOPE_COLUMNS. */
+export function envelopeOf(row: Row): EnvelopeState {
+  return {
+    limits: [
+      row.limit_hourly_nanousd,
+      row.limit_daily_nanousd,
+      row.limit_weekly_nanousd,
+      row.limit_monthly_nanousd,
+      row.limit_session_nanousd,
+    ] as unknown as PerWindow<bigint | null>,
+    spent: [
+      row.spent_hourly_nanousd,
+      row.spent_daily_nanousd,
+      row.spent_weekly_nanousd,
+      row.spent_monthly_nanousd,
+      row.spent_session_nanousd,
+    ] as unknown as PerWindow<bigint>,
+    clockMs: Number(row.envelope_clock_ms),
+    createdMs: Number(row.created_ms),
+  }
+}
+
+function loadedHold(row: Row): LoadedHold {
+  const hold: HoldState | null =
+    row.hold_id === null
+      ? null
+      : {
+          holdId: row.hold_id as string,
+          agentId: row.agent_id as string,
+          kind: row.kind as HoldState['kind'],
+          state: row.state as HoldState['state'],
+          model: row.model as string,
+          estimate: row.estimate_nanousd as bigint,
+          rates: decodeRates(row.rates as string),
+          charged: row.charged as string,
+          takenMs: Number(row.taken_ms),
+          expiresMs: Number(row.expires_ms),
+          resolvedMs: row.resolved_ms === null ? null : Number(row.resolved_ms),
+          actual: row.actual_nanousd as bigint | null,
+          outcome: row.outcome === null ? null : decodeResolution(row.outcome as string),
+        }
+  return { ...loadedAccount(row), hold }
+}
+
+/** All envelopes of an account that have a limit, by agent id; `agentId` picks one. */
+export async function readEnvelopes(
+  lane: LaneSql,
+  accountId: string,
+  agentId: string | null,
+): Promise<{ agentId: string; envelope: EnvelopeState }[]> {
+  const rows = await query(
+    lane,
+    `select e.agent_id, ${ENVELOPE_COLUMNS} from envelopes e
+     where e.account_id = $1 ${agentId === null ? '' : 'and e.agent_id = $2'} and coalesce(${LIMITS}) is not null order by e.agent_id`,
+    agentId === null ? [accountId] : [accountId, agentId],
+  )
+  return rows.map((row) => ({ agentId: row.agent_id as string, envelope: envelopeOf(row) }))
+}

@@ -1,0 +1,100 @@
+import { sql } from 'drizzle-orm'
+import { bigint, index, pgTable, primaryKey, smallint, text, uuid } from 'drizzle-orm/pg-core'
+
+const ms = (name: string) => bigint(name, { mode: 'number' })
+const money = (name: string) => bigint(name, { mode: 'bigint' })
+
+/**
+ * One row per agent path that ever had a cap. It counts every window at once, so that changing or deleting limits
+ * never forgets what was spent. A row whose limits are all null is a deleted envelope. Only the decision engine writes here.
+ */
+export const envelopes = pgTable(
+  'envelopes',
+  {
+    accountId: uuid('account_id').notNull(),
+    agentId: text('agent_id').notNull(),
+    limitHourlyNanousd: money('limit_hourly_nanousd'),
+    limitDailyNanousd: money('limit_daily_nanousd'),
+    limitWeeklyNanousd: money('limit_weekly_nanousd'),
+    limitMonthlyNanousd: money('limit_monthly_nanousd'),
+    limitSessionNanousd: money('limit_session_nanousd'),
+    spentHourlyNanousd: money('spent_hourly_nanousd').notNull(),
+    spentDailyNanousd: money('spent_daily_nanousd').notNull(),
+    spentWeeklyNanousd: money('spent_weekly_nanousd').notNull(),
+    spentMonthlyNanousd: money('spent_monthly_nanousd').notNull(),
+    spentSessionNanousd: money('spent_session_nanousd').notNull(),
+    /** The time of the last write: says which instance of each window the spent figures belong to. */
+    clockMs: ms('clock_ms').notNull(),
+    createdMs: ms('created_ms').notNull(),
+  },
+  (t) => [primaryKey({ columns: [t.accountId, t.agentId] })],
+)
+
+/** `holds.state`: open → settled | released. An open hold past `expires_ms` is expired and stays counted at its estimate. */
+export const HOLD_STATE = { open: 0, settled: 1, released: 2 } as const
+/** `holds.kind`: what made the hold. */
+export const HOLD_KIND = { clearance: 0 } as const
+
+/**
+ * Approved spends. The row is itself the ledger entry for its op and its estimate; settling and releasing
+ * add a `ledger` row for the difference. Resolved at most once.
+ */
+export const holds = pgTable(
+  'holds',
+  {
+    accountId: uuid('account_id').notNull(),
+    holdId: uuid('hold_id').notNull(),
+    agentId: text('agent_id').notNull(),
+    kind: smallint('kind').notNull(),
+    state: smallint('state').notNull(),
+    model: text('model').notNull(),
+    estimateNanousd: money('estimate_nanousd').notNull(),
+    /** The rates it was priced at, pico-dollars per token: input, output, cached input, cache write, 1-hour cache write. */
+    rates: text('rates').notNull(),
+    /** Which levels of the agent's path have counted it: bit i (hex) is level i of `pathOf(agent_id)`. */
+    charged: text('charged').notNull(),
+    takenMs: ms('taken_ms').notNull(),
+    expiresMs: ms('expires_ms').notNull(),
+    resolvedMs: ms('resolved_ms'),
+    actualNanousd: money('actual_nanousd'),
+    /** The figures of the first resolution, answered again to every repeat. */
+    outcome: text('outcome'),
+  },
+  (t) => [
+    primaryKey({ columns: [t.accountId, t.holdId] }),
+    index('holds_open').on(t.accountId, t.agentId, t.holdId).where(sql`${t.state} = 0`),
+  ],
+)
+
+/** Refused clearances, for the audit trail. */
+export const denials = pgTable(
+  'denials',
+  {
+    accountId: uuid('account_id').notNull(),
+    denialId: uuid('denial_id').notNull(),
+    agentId: text('agent_id').notNull(),
+    model: text('model').notNull(),
+    estimateNanousd: money('estimate_nanousd').notNull(),
+    reason: text('reason').notNull(),
+    deniedMs: ms('denied_ms').notNull(),
+  },
+  (t) => [primaryKey({ columns: [t.accountId, t.denialId] })],
+)
+
+/** Append-only: every movement that is not a hold. Holds plus ledger recompute every balance. */
+export const ledger = pgTable(
+  'ledger',
+  {
+    accountId: uuid('account_id').notNull(),
+    entryId: uuid('entry_id').notNull(),
+    kind: text('kind', { enum: ['grant', 'settle', 'release', 'limit'] }).notNull(),
+    agentId: text('agent_id'),
+    holdId: uuid('hold_id'),
+    opsDelta: bigint('ops_delta', { mode: 'bigint' }).notNull(),
+    amountNanousd: money('amount_nanousd').notNull(),
+    /** What it was for, e.g. "signup", or the new limits of an envelope. */
+    detail: text('detail').notNull(),
+    atMs: ms('at_ms').notNull(),
+  },
+  (t) => [primaryKey({ columns: [t.accountId, t.entryId] })],
+)

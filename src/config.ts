@@ -1,0 +1,67 @@
+import { z } from 'zod'
+
+const LOG_LEVELS = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const
+
+const count = (fallback: number, min: number, max: number) =>
+  z
+    .string()
+    .regex(/^\d+$/, `must be a whole number from ${min} to ${max}`)
+    .transform(Number)
+    .refine((value) => value >= min && value <= max, `must be a whole number from ${min} to ${max}`)
+    .default(fallback)
+
+const flag = (fallback: boolean) =>
+  z
+    .enum(['on', 'off', 'true', 'false', '1', '0'], 'must be on or off')
+    .transform((value) => value === 'on' || value === 'true' || value === '1')
+    .default(fallback)
+
+const url = (protocols: readonly string[]) =>
+  z
+    .string()
+    .refine(
+      (value) => URL.canParse(value) && protocols.includes(new URL(value).protocol),
+      `must be a URL that starts with ${protocols.map((protocol) => `${protocol}//`).join(' or ')}`,
+    )
+
+/** How many proxies' X-Forwarded-For entries to believe; "off" is none, "on" is one. */
+const trustProxy = z
+  .string()
+  .regex(/^(off|on|\d{1,2})$/, 'must be off, on or the number of proxies in front')
+  .transform((value) => (value === 'off' ? 0 : value === 'on' ? 1 : Number(value)))
+  .default(0)
+
+const environmentSchema = z.object({
+  PORT: count(8787, 0, 65_535),
+  HOST: z.string().min(1).default('127.0.0.1'),
+  PUBLIC_URL: url(['https:', 'http:'])
+    .transform((value) => value.replace(/\/+$/, ''))
+    .optional(),
+  DATABASE_URL: url(['postgres:', 'postgresql:']).optional(),
+  DATA_DIR: z.string().min(1).default('.gvnr'),
+  DB_PREPARE: flag(true),
+  DB_POOL_SIZE: count(10, 1, 200),
+  ADMIN_SECRET: z.string().optional(),
+  SIGNUP_TRIAL_OPS: count(25, 0, 1_000_000_000),
+  ACCOUNT_RATE_LIMIT_PER_HOUR: count(10, 0, 1_000_000),
+  TRUST_PROXY: trustProxy,
+  LANES: count(1, 1, 64),
+  PRICES_FILE: z.string().min(1).optional(),
+  LOG_LEVEL: z.enum(LOG_LEVELS, `must be one of ${LOG_LEVELS.join(', ')}`).default('info'),
+})
+
+export type Config = z.output<typeof environmentSchema>
+
+/** A setting that cannot be used; the message names it and says what it must be. */
+export class ConfigError extends Error {}
+
+/**
+ * Reads the whole configuration from the environment (contract section 11). Empty variables count as unset.
+ * @throws ConfigError naming every bad value
+ */
+export function readConfig(environment: Record<string, string | undefined>): Config {
+  const set = Object.fromEntries(Object.entries(environment).filter(([, value]) => value !== undefined && value !== ''))
+  const parsed = environmentSchema.safeParse(set)
+  if (parsed.success) return parsed.data
+  throw new ConfigError(parsed.error.issues.map((issue) => `${issue.path.join('.')} ${issue.message}.`).join('\n'))
+}

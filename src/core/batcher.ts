@@ -1,0 +1,76 @@
+import { DomainError } from './errors.ts'
+
+type Waiting<T, R> = { readonly item: T; resolve(result: R): void; reject(error: unknown): void }
+
+export type BatcherOptions = {
+  /** Most items that one run is given. */
+  readonly maxBatch: number
+  /** Most items that wait; one more is refused with `overloaded`. */
+  readonly maxQueue: number
+}
+
+/**
+ * Runs at most one batch at a time. An item that finds it idle goes at once; those that arrive meanwhile wait and go together in
+ * the next run. No timers: load makes the batches.
+ */
+export class Batcher<T, R> {
+  readonly #run: (items: T[]) => Promise<PromiseSettledResult<R>[]>
+  readonly #options: BatcherOptions
+  #queue: Waiting<T, R>[] = []
+  #busy = false
+  #idle: (() => void)[] = []
+
+  /** @param run answers its items in order; a run that throws fails all of them */
+  constructor(run: (items: T[]) => Promise<PromiseSettledResult<R>[]>, options: BatcherOptions) {
+    this.#run = run
+    this.#options = options
+  }
+
+  /** Items waiting for the next run. */
+  get depth(): number {
+    return this.#queue.length
+  }
+
+  /** @throws DomainError `overloaded` when the queue is full */
+  submit(item: T): Promise<R> {
+    if (this.#queue.length >= this.#options.maxQueue) {
+      return Promise.reject(new DomainError('overloaded', { retryAfterSeconds: 1 }))
+    }
+    return new Promise((resolve, reject) => {
+      this.#queue.push({ item, resolve, reject })
+      if (!this.#busy) {
+        this.#busy = true
+        // After the current turn of the event loop, so that requests read from the sockets together go together.
+        setImmediate(() => void this.#drain())
+      }
+    })
+  }
+
+  /** Resolves when nothing waits or runs. */
+  settled(): Promise<void> {
+    return this.#busy ? new Promise((resolve) => this.#idle.push(resolve)) : Promise.resolve()
+  }
+
+  async #drain(): Promise<void> {
+    while (this.#queue.length > 0) {
+      const batch = this.#queue.length <= this.#options.maxBatch ? this.#queue : this.#queue.slice(0, this.#options.maxBatch)
+      this.#queue = batch === this.#queue ? [] : this.#queue.slice(this.#options.maxBatch)
+      try {
+        const results = await this.#run(batch.map((waiting) => waiting.item))
+        for (const [index, waiting] of batch.entries()) {
+          const result = results[index]
+          if (result?.status === 'fulfilled') waiting.resolve(result.value)
+          else waiting.reject(result?.reason ?? new Error('the batch left an item unanswered'))
+        }
+      } catch (error) {
+        for (const waiting of batch) waiting.reject(error)
+      }
+    }
+    this.#busy = false
+    for (const done of this.#idle.splice(0)) done()
+  }
+}
+
+/** The results of a run in which every item succeeded. */
+export const allFulfilled = <R>(values: readonly R[]): PromiseSettledResult<R>[] =>
+  values.map((value) => ({ status: 'fulfilled', value }))

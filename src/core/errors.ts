@@ -1,0 +1,83 @@
+/** Every code an error body may carry, with its HTTP status, whether trying again can help, and what to do next. */
+const CODES = {
+  missing_api_key: [401, false, 'Send "Authorization: Bearer bg_…" (or X-API-Key, or ?api_key=). POST /v1/account makes a key.'],
+  invalid_api_key: [
+    401,
+    false,
+    'The key is unknown, expired or revoked. Check it for typos or ask the account owner for a new one.',
+  ],
+  unauthorized: [
+    401,
+    false,
+    'Send the operator secret in X-Admin-Secret. It must equal ADMIN_SECRET of this server, which must be set.',
+  ],
+  forbidden: [403, false, 'This key may not do that. Use a key with the needed scope, such as the owner key.'],
+  invalid_params: [400, false, 'Correct the fields listed in issues and send the request again.'],
+  invalid_json: [400, false, 'Send a JSON object as the body, for example {"agent_id":"crawler"}.'],
+  unsupported_media_type: [415, false, 'Send the body as JSON with Content-Type: application/json.'],
+  payload_too_large: [413, false, 'The body is larger than this endpoint accepts. Send less.'],
+  invalid_email: [400, false, 'Send a plain address such as ops@example.com, at most 254 characters.'],
+  no_envelope: [400, false, 'No envelope covers this agent. Set one with PUT /v1/budget/envelope first.'],
+  no_pending_clearance: [400, false, 'Nothing is open to resolve: call budget_clear first, and use its clearance_id once.'],
+  not_found: [404, false, 'Nothing is there. Check the path and the ids; GET /openapi.json lists every endpoint.'],
+  account_not_found: [404, false, 'No account has this key. Check the key for typos.'],
+  method_not_allowed: [405, false, 'This path exists, but not for this method. GET /openapi.json lists what it takes.'],
+  idempotency_conflict: [
+    409,
+    true,
+    'The first request with this Idempotency-Key is still running. Wait a moment and send it again.',
+  ],
+  idempotency_mismatch: [422, false, 'This Idempotency-Key was used for a different request. Use a new key for a new request.'],
+  rate_limited: [429, true, 'Too many requests. Wait retry_after_ms and try again.'],
+  internal_error: [500, true, 'Something failed on our side. Try again; if it stays, report the request_id.'],
+  overloaded: [
+    503,
+    true,
+    'The server is at capacity. Wait as long as Retry-After says and try again with the same Idempotency-Key.',
+  ],
+  database_unavailable: [
+    503,
+    true,
+    'The database is not answering. Wait as long as Retry-After says and try again with the same Idempotency-Key.',
+  ],
+} as const satisfies Record<string, readonly [status: number, retryable: boolean, hint: string]>
+
+export type ErrorCode = keyof typeof CODES
+
+export const errorCodes = Object.keys(CODES) as ErrorCode[]
+
+/** The HTTP status that belongs to an error code (contract section 1). */
+export const statusOf = (code: ErrorCode): number => CODES[code][0]
+
+type Details = Readonly<Record<string, unknown>>
+
+/**
+ * A failure that the caller can act on. Denials are values, not errors; anything that is not a
+ * DomainError is a bug and answers 500 without its message.
+ */
+export class DomainError extends Error {
+  readonly code: ErrorCode
+  readonly hint: string
+  readonly details: Details
+  /** Seconds for the Retry-After header, when waiting helps. */
+  readonly retryAfterSeconds: number | undefined
+
+  constructor(code: ErrorCode, options: { hint?: string; details?: Details; retryAfterSeconds?: number; cause?: unknown } = {}) {
+    const hint = options.hint ?? CODES[code][2]
+    super(`${code}: ${hint}`, options.cause === undefined ? undefined : { cause: options.cause })
+    this.name = 'DomainError'
+    this.code = code
+    this.hint = hint
+    this.details = options.details ?? {}
+    this.retryAfterSeconds = options.retryAfterSeconds
+  }
+
+  get status(): number {
+    return statusOf(this.code)
+  }
+
+  /** The body every transport answers with: `{error, hint, retryable, …}` (contract section 1). */
+  toBody(): { error: ErrorCode; hint: string; retryable: boolean } & Details {
+    return { error: this.code, hint: this.hint, retryable: CODES[this.code][1], ...this.details }
+  }
+}

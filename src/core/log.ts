@@ -1,0 +1,15 @@
+import { type Logger, pino } from 'pino'
+
+export type Log = Pick<Logger, 'debug' | 'info' | 'warn' | 'error' | 'fatal'>
+
+/** Anything shaped like a key, wherever it appears. */
+const KEY = /bg_[0-9a-f]{8,}/gi
+const SECRET_PARAMETERS = /([?&](?:api_key|access_token|token|key)=)[^&#\s]*/gi
+
+/** Removes keys and secret query parameters from a line of text. */
+export const redact = (line: string): string => line.replace(SECRET_PARAMETERS, '$1[redacted]').replace(KEY, 'bg_[redacted]')
+
+/** JSON lines on standard output. Every finished line is redacted, so no field, message or stack can carry a key. */
+export function createLog(level: string, write: (line: string) => void = (line) => process.stdout.write(line)): Logger {
+  return pino({ level, base: null, timestamp: pino.stdTimeFunctions.isoTime }, { write: (line: string) => write(redact(line)) })
+}

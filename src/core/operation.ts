@@ -1,0 +1,220 @@
+import type { z } from 'zod'
+import type { Clock } from './clock.ts'
+import { DomainError, type ErrorCode } from './errors.ts'
+import { uuidv7 } from './ids.ts'
+
+/** `owner`: everything. `agent`: bound to one agent path. `read`: reads only (contract section 2). */
+export const SCOPES = ['owner', 'agent', 'read'] as const
+export type Scope = (typeof SCOPES)[number]
+
+export type KeyCaller = {
+  readonly kind: 'key'
+  readonly accountId: string
+  readonly keyId: string
+  readonly name: string
+  readonly scope: Scope
+  /** The path the key is bound to, null when it is not bound. */
+  readonly agentId: string | null
+  readonly expiresMs: number | null
+}
+export type AdminCaller = { readonly kind: 'admin' }
+export type PublicCaller = { readonly kind: 'public' }
+export type Caller = KeyCaller | AdminCaller | PublicCaller
+
+/**
+ * Who may call an operation. `agentRule` says which `agent_id` a key bound to a path may name: `within` its own path and
+ * below, or only `below` (an agent cannot lift its own limit).
+ */
+export type Access =
+  | { readonly kind: 'public' }
+  | { readonly kind: 'admin' }
+  | { readonly kind: 'key'; readonly scopes: readonly Scope[]; readonly agentRule?: 'within' | 'below' }
+
+type CallerOf<A extends Access> = A extends { kind: 'key' } ? KeyCaller : A extends { kind: 'admin' } ? AdminCaller : PublicCaller
+
+export type RunContext<C extends Caller = Caller> = {
+  readonly caller: C
+  /** The peer's address, for limits on callers without an account. */
+  readonly ip: string
+  /** The id for what this call creates. The same again when an interrupted idempotent request is taken up. */
+  readonly operationId: string
+  /** True when an earlier run with this operationId may already have done the work. */
+  readonly resumed: boolean
+}
+
+export type Throttle = { readonly subject: string; readonly max: number; readonly window_ms: number; readonly hint: string }
+
+/** One operation of the product: the only place its name, schemas, rights and code are written. */
+export type Operation<D, I extends z.ZodObject = z.ZodObject, O extends z.ZodObject = z.ZodObject, A extends Access = Access> = {
+  /** Name of the MCP tool and OpenAPI operationId. */
+  readonly name: string
+  readonly title: string
+  /** What it does and when to use it, for people and models. */
+  readonly description: string
+  readonly tag: string
+  readonly method: 'get' | 'post' | 'put' | 'delete'
+  /** Path template, e.g. `/v1/budget/envelope/{agent_id}`. */
+  readonly path: string
+  readonly access: A
+  readonly input: I
+  readonly output: O
+  /** HTTP status of success; 200 when absent. */
+  readonly status?: 200 | 201
+  /** Codes this operation may answer beyond those every operation can. */
+  readonly errors?: readonly ErrorCode[]
+  /** MCP tool annotations; absent when the operation is no tool. */
+  readonly tool?: {
+    readonly readOnlyHint: boolean
+    readonly destructiveHint: boolean
+    readonly idempotentHint: boolean
+    readonly openWorldHint: boolean
+  }
+  /** True when the result holds a secret: a stored response is then encrypted under the caller's key. */
+  readonly secretResult?: boolean
+  throttle?(deps: D, context: RunContext): Throttle | null
+  run(deps: D, input: z.output<I>, context: RunContext<CallerOf<A>>): Promise<z.input<O>>
+}
+
+export const defineOperation = <D, I extends z.ZodObject, O extends z.ZodObject, const A extends Access>(
+  operation: Operation<D, I, O, A>,
+): Operation<D, I, O, A> => operation
+
+export const mutates = (operation: { method: string }): boolean => operation.method !== 'get'
+
+/** True when `agentId` is `path` itself or below it. */
+export const isWithin = (agentId: string, path: string): boolean =>
+  agentId === path || (agentId.startsWith(path) && agentId[path.length] === '/')
+
+/** What a key is allowed to call, before any input is looked at. */
+export function mayCall(access: Access, caller: Caller): boolean {
+  if (access.kind === 'public') return true
+  if (access.kind === 'admin') return caller.kind === 'admin'
+  return caller.kind === 'key' && access.scopes.includes(caller.scope)
+}
+
+export type CallContext = {
+  readonly caller: Caller
+  readonly ip: string
+  readonly idempotencyKey?: string | undefined
+  /** The bearer key as sent; encrypts stored secret responses, never stored or logged. */
+  readonly bearer?: string | undefined
+}
+
+export type OperationResult = { readonly status: number; readonly body: Record<string, unknown>; readonly replayed?: boolean }
+
+/** The guards that need state. Implemented by the rooms that own the state, wired in app.ts. */
+export type Guards = {
+  throttle(limit: Throttle): Promise<{ allowed: boolean; retry_after_ms: number }>
+  once(request: OnceRequest, run: (operationId: string, resumed: boolean) => Promise<OperationResult>): Promise<OperationResult>
+}
+export type OnceRequest = {
+  readonly accountId: string
+  readonly key: string
+  readonly operation: string
+  readonly input: unknown
+  /** Set when the response must be unreadable without this bearer key. */
+  readonly sealWith: string | undefined
+}
+
+/** Operator calls have no account; their idempotency keys live under the nil UUID. */
+const OPERATOR_ACCOUNT = '00000000-0000-0000-0000-000000000000'
+
+export type Execute<D> = (operation: Operation<D>, context: CallContext, raw: unknown) => Promise<OperationResult>
+
+/**
+ * Makes the one function through which every transport runs operations: rights, input, agent binding, limits and
+ * idempotency are checked here and nowhere else.
+ * @throws DomainError for everything a caller can act on
+ */
+export function createExecutor<D>(options: { deps: D; guards: Guards; clock: Clock; checkResults?: boolean }): Execute<D> {
+  const { deps, guards, clock } = options
+  return async (operation, call, raw) => {
+    authorize(operation.access, call.caller)
+    const input = parseInput(operation, raw)
+    checkAgent(operation.access, call.caller, input)
+
+    const run = async (operationId: string, resumed: boolean): Promise<OperationResult> => {
+      const context: RunContext = { caller: call.caller, ip: call.ip, operationId, resumed }
+      if (operation.throttle) await checkThrottle(guards, operation.throttle(deps, context))
+      const body = await operation.run(deps, input, context)
+      if (options.checkResults) operation.output.parse(body)
+      return { status: operation.status ?? 200, body }
+    }
+    // A call without an account cannot own a key; account creation is limited per address instead.
+    if (call.idempotencyKey === undefined || !mutates(operation) || call.caller.kind === 'public')
+      return run(uuidv7(clock.now()), false)
+    if (call.idempotencyKey.length < 1 || call.idempotencyKey.length > 256) {
+      throw invalidParams(operation, [{ path: 'Idempotency-Key', message: 'must be 1 to 256 characters long' }])
+    }
+    const sealWith = operation.secretResult ? call.bearer : undefined
+    const accountId = call.caller.kind === 'key' ? call.caller.accountId : OPERATOR_ACCOUNT
+    return guards.once({ accountId, key: call.idempotencyKey, operation: operation.name, input, sealWith }, run)
+  }
+}
+
+function authorize(access: Access, caller: Caller): void {
+  if (mayCall(access, caller)) return
+  if (access.kind === 'admin') throw new DomainError('unauthorized')
+  if (caller.kind !== 'key') throw new DomainError('missing_api_key')
+  const scopes = access.kind === 'key' ? access.scopes.join(' or ') : ''
+  throw new DomainError('forbidden', {
+    hint: `This key has scope "${caller.scope}"; this needs scope ${scopes}. Ask the account owner to do it or to issue a fitting key.`,
+  })
+}
+
+function checkAgent(access: Access, caller: Caller, input: Record<string, unknown>): void {
+  if (caller.kind !== 'key' || caller.agentId === null || access.kind !== 'key') return
+  const named = input.agent_id
+  if (typeof named !== 'string' || access.agentRule === undefined) return
+  const allowed = isWithin(named, caller.agentId) && !(access.agentRule === 'below' && named === caller.agentId)
+  if (allowed) return
+  const range =
+    access.agentRule === 'below' ? `agents below "${caller.agentId}/"` : `agent "${caller.agentId}" and those below it`
+  throw new DomainError('forbidden', { hint: `This key is bound to ${range}. Name one of those, or ask the account owner.` })
+}
+
+async function checkThrottle(guards: Guards, limit: Throttle | null): Promise<void> {
+  if (limit === null) return
+  const { allowed, retry_after_ms } = await guards.throttle(limit)
+  if (!allowed)
+    throw new DomainError('rate_limited', {
+      hint: limit.hint,
+      details: { retry_after_ms },
+      retryAfterSeconds: Math.ceil(retry_after_ms / 1000),
+    })
+}
+
+export type InputIssue = { path: string; message: string }
+
+export function invalidParams(operation: { input: z.ZodObject }, issues: readonly InputIssue[]): DomainError {
+  return new DomainError('invalid_params', {
+    details: { required: requiredFields(operation.input), issues: issues.slice(0, 20) },
+  })
+}
+
+const requiredFieldsCache = new WeakMap<z.ZodObject, string[]>()
+
+function requiredFields(schema: z.ZodObject): string[] {
+  let fields = requiredFieldsCache.get(schema)
+  if (fields === undefined) {
+    fields = Object.entries(schema.shape)
+      .filter(([, field]) => !field.safeParse(undefined).success)
+      .map(([name]) => name)
+    requiredFieldsCache.set(schema, fields)
+  }
+  return fields
+}
+
+function parseInput<I extends z.ZodObject>(operation: { input: I }, raw: unknown): Record<string, unknown> {
+  const parsed = operation.input.safeParse(raw)
+  if (parsed.success) return parsed.data
+  throw invalidParams(
+    operation,
+    parsed.error.issues.map((issue) => ({ path: issue.path.join('.'), message: plainMessage(issue) })),
+  )
+}
+
+function plainMessage(issue: z.core.$ZodIssue): string {
+  if (issue.code === 'invalid_type' && issue.message.endsWith('received undefined')) return `is required (${issue.expected})`
+  return issue.message.replace(/^Invalid input: /, '')
+}

@@ -1,0 +1,88 @@
+import { type MessagePort, parentPort, workerData } from 'node:worker_threads'
+import { PGlite } from '@electric-sql/pglite'
+
+/*
+ * The thread that runs PGlite. It speaks bytes of the PostgreSQL wire protocol, over one MessagePort per connection; `src/db/pglite.ts` is the
+ * other end. PGlite is one session, so a new connection takes the session over and finds it as fresh as on a server.
+ */
+
+/** What the thread is started with. */
+export type WorkerInput = { dataDir: string }
+/** Main thread to worker. */
+export type WorkerCommand = { kind: 'connect'; port: MessagePort } | { kind: 'close' }
+
+/** An answer is sent on in pieces of about this size, so that a large result is parsed while the rest is produced. */
+const PIECE_BYTES = 256 * 1024
+const MESSAGE_SYNC = new Uint8Array([0x53, 0, 0, 0, 4])
+
+const main = parentPort
+if (main === null) throw new Error('pglite-worker is a worker thread, start it through src/db/pglite.ts')
+const { dataDir } = workerData as WorkerInput
+const pglite = await PGlite.create({ dataDir })
+let isSessionUsed = false
+
+main.on('message', async (command: WorkerCommand) => {
+  if (command.kind === 'connect') {
+    const { port } = command
+    port.on('message', (request: Uint8Array) => answer(port, request))
+    return
+  }
+  await pglite.close()
+  main.close() // nothing left to wait for: the thread ends
+})
+main.postMessage('ready')
+
+/** Runs whole protocol messages and posts what PostgreSQL writes. Runs to its end synchronously, so answers keep the order of requests. */
+function answer(port: MessagePort, request: Uint8Array): void {
+  const isStartup = request[0] === 0 // a startup packet has no type byte: it begins with its length
+  if (isStartup) {
+    if (isSessionUsed) resetSession()
+    isSessionUsed = true
+  }
+  let pieces: Uint8Array[] = []
+  let bytes = 0
+  const flush = () => {
+    if (bytes === 0) return
+    const joined = join(pieces, bytes)
+    pieces = []
+    bytes = 0
+    port.postMessage(joined, [joined.buffer])
+  }
+  execute(request, (data) => {
+    pieces.push(data.slice()) // a view of the WASM heap: must be copied before PostgreSQL goes on
+    bytes += data.length
+    if (bytes >= PIECE_BYTES) flush()
+  })
+  flush()
+}
+
+/**
+ * The streaming call, because `execProtocolRaw` also parses every answer and keeps the parsed rows for ever. Without `syncToFs` (a no-op on a real
+ * folder) it does all its work before it returns; a failure of PGlite itself must end the thread, hence no catch.
+ */
+function execute(request: Uint8Array, onRawData: (data: Uint8Array) => void): void {
+  void pglite.execProtocolRawStream(request, { syncToFs: false, onRawData })
+}
+
+/** What a server does when a connection ends: nothing of the previous one may be left (half a message, a transaction, prepared statements). */
+function resetSession(): void {
+  for (const message of [MESSAGE_SYNC, simpleQuery('rollback'), simpleQuery('discard all')]) execute(message, () => {})
+}
+
+function simpleQuery(text: string): Uint8Array {
+  const message = Buffer.alloc(text.length + 6)
+  message.write('Q', 0)
+  message.writeInt32BE(text.length + 5, 1)
+  message.write(text, 5)
+  return message
+}
+
+function join(pieces: Uint8Array[], bytes: number): Uint8Array<ArrayBuffer> {
+  const joined = new Uint8Array(bytes)
+  let offset = 0
+  for (const piece of pieces) {
+    joined.set(piece, offset)
+    offset += piece.length
+  }
+  return joined
+}

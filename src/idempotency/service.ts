@@ -1,0 +1,180 @@
+import { createCipheriv, createDecipheriv, createHash, hkdfSync, randomBytes } from 'node:crypto'
+import { allFulfilled, Batcher } from '../core/batcher.ts'
+import type { Clock } from '../core/clock.ts'
+import { DomainError } from '../core/errors.ts'
+import { uuidv7 } from '../core/ids.ts'
+import type { Guards, OnceRequest, OperationResult } from '../core/operation.ts'
+import type { Database } from '../db/client.ts'
+import { withDatabaseFailure } from '../db/failure.ts'
+import {
+  claimKeys,
+  deleteRequest,
+  findRequest,
+  type IdempotentRequest,
+  insertRequest,
+  type KeyAnswer,
+  type KeyCheck,
+  purgeExpired,
+  storeResponse,
+  takeOverRequest,
+} from './store.ts'
+
+/** How long a stored response is replayed (contract section 6). */
+const RESPONSE_TTL_MS = 24 * 3_600_000
+/** Longer than any request may run (statement timeouts bound it), so only a dead process loses its lease. */
+const LEASE_MS = 30_000
+
+/** Idempotency keys of agents, and the `Idempotency-Key` header of REST calls (contract section 6). */
+export class IdempotencyService {
+  readonly #database: Database
+  readonly #clock: Clock
+  readonly #checks: Batcher<KeyCheck, KeyAnswer>
+
+  constructor(deps: { database: Database; clock: Clock }, options: { maxBatch: number; maxQueue: number }) {
+    this.#database = deps.database
+    this.#clock = deps.clock
+    this.#checks = new Batcher((checks) => this.#checkAll(checks), options)
+  }
+
+  /** Of any number of simultaneous calls with one key exactly one is first. @returns ttl in whole seconds, rounded up */
+  async check(accountId: string, key: string, ttlSeconds: number): Promise<{ first: boolean; ttlRemainingSeconds: number }> {
+    const { first, expiresMs } = await this.#checks.submit({ accountId, key, ttl_ms: ttlSeconds * 1000 })
+    return { first, ttlRemainingSeconds: Math.max(0, Math.ceil((expiresMs - this.#clock.now()) / 1000)) }
+  }
+
+  async #checkAll(checks: KeyCheck[]): Promise<PromiseSettledResult<KeyAnswer>[]> {
+    const firstOf = new Map<string, number>()
+    for (const [index, check] of checks.entries()) {
+      const name = `${check.accountId} ${check.key}`
+      if (!firstOf.has(name)) firstOf.set(name, index)
+    }
+    const distinct = [...firstOf.values()]
+    const answers = await withDatabaseFailure(
+      claimKeys(
+        this.#database,
+        distinct.flatMap((index) => checks[index] ?? []),
+        this.#clock.now(),
+      ),
+    )
+    const byName = new Map(distinct.map((index, position) => [index, answers[position]]))
+    return allFulfilled(
+      checks.map((check, index) => {
+        const leader = firstOf.get(`${check.accountId} ${check.key}`) ?? index
+        const answer = byName.get(leader)
+        if (answer === undefined) throw new Error('a key was left unanswered')
+        return leader === index ? answer : { ...answer, first: false }
+      }),
+    )
+  }
+
+  /**
+   * Runs a request once per (account, key) and replays its response for 24 hours. A first request that died is taken up again under
+   * the same operation id, by which the operation finds what it had already done.
+   * @throws DomainError `idempotency_conflict` while the first runs, `idempotency_mismatch` for another request under the same key
+   */
+  readonly once: Guards['once'] = async (request, run) => {
+    const now_ms = this.#clock.now()
+    const claim = {
+      accountId: request.accountId,
+      key: request.key,
+      fingerprint: fingerprintOf(request),
+      operationId: uuidv7(now_ms),
+      leaseMs: now_ms + LEASE_MS,
+      expiresMs: now_ms + RESPONSE_TTL_MS,
+    }
+    if (await withDatabaseFailure(insertRequest(this.#database, claim, now_ms))) return this.#run(request, claim, false, run)
+
+    const stored = await withDatabaseFailure(findRequest(this.#database, request.accountId, request.key))
+    if (stored === undefined) throw new DomainError('idempotency_conflict', { retryAfterSeconds: 1 })
+    if (!stored.fingerprint.equals(claim.fingerprint)) throw new DomainError('idempotency_mismatch')
+    if (stored.status !== null && stored.response !== null) return replay(request, stored.status, stored.response)
+    const mayTakeOver =
+      stored.leaseMs <= now_ms && (await withDatabaseFailure(takeOverRequest(this.#database, stored, claim.leaseMs)))
+    if (!mayTakeOver) throw new DomainError('idempotency_conflict', { retryAfterSeconds: 1 })
+    return this.#run(request, { ...stored, leaseMs: claim.leaseMs }, true, run)
+  }
+
+  async #run(
+    request: OnceRequest,
+    claim: Omit<IdempotentRequest, 'status' | 'response'>,
+    resumed: boolean,
+    run: Parameters<Guards['once']>[1],
+  ): Promise<OperationResult> {
+    try {
+      const result = await run(claim.operationId, resumed)
+      await this.#store(request, claim, result)
+      return result
+    } catch (error) {
+      if (error instanceof DomainError && error.status < 500 && error.status !== 429)
+        await this.#store(request, claim, { status: error.status, body: error.toBody() })
+      // Refused before anything was decided: the key is free again.
+      else if (error instanceof DomainError && (error.code === 'overloaded' || error.code === 'rate_limited'))
+        await deleteRequest(this.#database, claim).catch(() => {})
+      // Nobody knows whether it was done: the next try finds out, at once instead of after the lease.
+      else await takeOverRequest(this.#database, claim, this.#clock.now()).catch(() => {})
+      throw error
+    }
+  }
+
+  /** The work is done: if its response cannot be stored, a retry runs into the lease and then finds the work by its operation id. */
+  async #store(
+    request: OnceRequest,
+    claim: Omit<IdempotentRequest, 'status' | 'response'>,
+    result: OperationResult,
+  ): Promise<void> {
+    const body = Buffer.from(JSON.stringify(result.body))
+    await storeResponse(
+      this.#database,
+      claim,
+      result.status,
+      request.sealWith === undefined ? body : seal(body, request.sealWith),
+    ).catch(() => {})
+  }
+
+  /** Housekeeping: removes at most `limit` expired rows of each kind. */
+  purge(limit: number): Promise<number> {
+    return purgeExpired(this.#database, this.#clock.now(), limit)
+  }
+}
+
+function fingerprintOf(request: OnceRequest): Buffer {
+  const hash = createHash('sha256').update(JSON.stringify([request.operation, sorted(request.input)]))
+  // A sealed response can only be opened by the key that asked for it: another key is another request.
+  if (request.sealWith !== undefined) hash.update(createHash('sha256').update(request.sealWith).digest())
+  return hash.digest()
+}
+
+/** The same fields in another order are the same request. Inputs have been validated: small, and shallow. */
+function sorted(value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(sorted)
+  if (typeof value !== 'object' || value === null) return value
+  return Object.fromEntries(
+    Object.entries(value)
+      .sort(([a], [b]) => (a < b ? -1 : 1))
+      .map(([name, field]) => [name, sorted(field)]),
+  )
+}
+
+function replay(request: OnceRequest, status: number, response: Buffer): OperationResult {
+  const body = request.sealWith === undefined ? response : unseal(response, request.sealWith)
+  return { status, body: JSON.parse(body.toString()) as Record<string, unknown>, replayed: true }
+}
+
+// Responses that hold a secret (a new key) are stored encrypted under the bearer key that asked, which is itself never stored.
+const IV_BYTES = 12
+const TAG_BYTES = 16
+const sealingKey = (bearer: string, iv: Buffer): Buffer =>
+  Buffer.from(hkdfSync('sha256', bearer, iv, 'gvnr idempotent response', 32))
+
+function seal(body: Buffer, bearer: string): Buffer {
+  const iv = randomBytes(IV_BYTES)
+  const cipher = createCipheriv('aes-256-gcm', sealingKey(bearer, iv), iv)
+  return Buffer.concat([iv, cipher.update(body), cipher.final(), cipher.getAuthTag()])
+}
+
+function unseal(sealed: Buffer, bearer: string): Buffer {
+  const iv = sealed.subarray(0, IV_BYTES)
+  const decipher = createDecipheriv('aes-256-gcm', sealingKey(bearer, iv), iv)
+  decipher.setAuthTag(sealed.subarray(sealed.length - TAG_BYTES))
+  return Buffer.concat([decipher.update(sealed.subarray(IV_BYTES, sealed.length - TAG_BYTES)), decipher.final()])
+}

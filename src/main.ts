@@ -1,0 +1,97 @@
+import { existsSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { serve } from '@hono/node-server'
+import { createApp } from './app.ts'
+import { ConfigError, readConfig } from './config.ts'
+import { SyncedClock } from './core/clock.ts'
+import { createLog, type Log } from './core/log.ts'
+import { type Database, openDatabase } from './db/client.ts'
+import { migrateDatabase } from './db/migrate.ts'
+
+const CLOCK_SYNC_MS = 10_000
+const DRAIN_MS = 10_000
+
+/** Bounds on what a slow or hostile peer may hold open. */
+const SERVER_LIMITS = { requestTimeout: 30_000, headersTimeout: 15_000, keepAliveTimeout: 65_000, maxHeaderSize: 16 * 1024 }
+
+async function main(): Promise<void> {
+  const config = readConfig(process.env)
+  const log = createLog(config.LOG_LEVEL)
+  const database = await openDatabase({
+    url: config.DATABASE_URL,
+    dataDir: config.DATA_DIR,
+    poolSize: config.DB_POOL_SIZE,
+    laneConnections: config.LANES + 1,
+    ...(config.DB_PREPARE ? {} : { prepare: false }),
+    log: (message) => log.info(message),
+  })
+  await migrateDatabase(database, join(packageRoot(), 'migrations'))
+  const clock = new SyncedClock()
+  const syncClock = () => clock.sync(() => databaseTime(database))
+  await syncClock()
+  const clockTimer = setInterval(
+    () =>
+      void syncClock().catch((error: unknown) => log.warn({ err: error }, 'reading the database clock failed, will try again')),
+    CLOCK_SYNC_MS,
+  )
+  clockTimer.unref()
+
+  const app = createApp(config, { database, clock, log })
+  await app.start()
+  const server = serve(
+    { fetch: app.fetch, port: config.PORT, hostname: config.HOST, serverOptions: SERVER_LIMITS },
+    ({ port }) => {
+      const origin = config.PUBLIC_URL ?? `http://${config.HOST.includes(':') ? `[${config.HOST}]` : config.HOST}:${port}`
+      log.info({ origin, database: database.kind }, 'listening')
+      if (process.stdout.isTTY || config.LOG_LEVEL !== 'silent') process.stdout.write(welcome(origin))
+    },
+  )
+
+  let stopping = false
+  const stop = async (signal: string): Promise<void> => {
+    if (stopping) return
+    stopping = true
+    log.info({ signal }, 'stopping: finishing requests under way')
+    const cut = setTimeout(() => process.exit(1), DRAIN_MS)
+    cut.unref()
+    await new Promise<void>((resolve) => {
+      server.close(() => resolve())
+      if ('closeIdleConnections' in server) server.closeIdleConnections()
+    })
+    await app.stop()
+    await database.close()
+    process.exit(0)
+  }
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => void stop(signal))
+}
+
+const databaseTime = async (database: Database): Promise<number> => {
+  const [row] = await database.sql.unsafe('select (extract(epoch from clock_timestamp()) * 1000)::float8 as now_ms', [], {
+    prepare: database.prepare,
+  })
+  return Number(row?.now_ms)
+}
+
+/** The folder that holds package.json, from the source tree and from the bundle alike. */
+function packageRoot(): string {
+  let folder = dirname(fileURLToPath(import.meta.url))
+  while (!existsSync(join(folder, 'package.json'))) folder = dirname(folder)
+  return folder
+}
+
+const welcome = (origin: string): string => `
+Gvnr answers at ${origin}
+
+  Make an account   curl -X POST ${origin}/v1/account
+  Add it to Claude  claude mcp add gvnr --transport http "${origin}/mcp?api_key=bg_…"
+  Reference         ${origin}/docs
+
+`
+
+main().catch((error: unknown) => {
+  const log: Log = createLog('info')
+  if (error instanceof ConfigError) process.stderr.write(`Cannot start: check the environment.\n${error.message}\n`)
+  else log.fatal({ err: error }, 'cannot start')
+  process.exit(1)
+})

@@ -1,0 +1,17 @@
+import { type AccountDeps, accountOperations } from './accounts/operations.ts'
+import { type BudgetDeps, budgetOperations } from './budgets/operations.ts'
+import type { Operation } from './core/operation.ts'
+import { type IdempotencyDeps, idempotencyOperations } from './idempotency/operations.ts'
+import { type PriceDeps, priceOperations } from './prices/operations.ts'
+import { type RateDeps, rateOperations } from './rate/operations.ts'
+
+export type OperationDeps = AccountDeps & BudgetDeps & RateDeps & IdempotencyDeps & PriceDeps
+
+/** Everything the product can do. Routes, MCP tools, OpenAPI and the tests of rights are derived from this list. */
+export const operations: readonly Operation<OperationDeps>[] = [
+  ...budgetOperations,
+  ...rateOperations,
+  ...idempotencyOperations,
+  ...accountOperations,
+  ...priceOperations,
+]

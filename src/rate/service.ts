@@ -1,0 +1,95 @@
+import { allFulfilled, Batcher } from '../core/batcher.ts'
+import type { Clock } from '../core/clock.ts'
+import { DomainError } from '../core/errors.ts'
+import type { Database } from '../db/client.ts'
+import { withDatabaseFailure } from '../db/failure.ts'
+import { deleteRateEnvelope, findRateEnvelope, minuteOf, type RateKey, takeRequests, upsertRateEnvelope } from './store.ts'
+
+export type { RateKey } from './store.ts'
+
+const MINUTE = 60_000
+
+export type RateDecision =
+  | { readonly allowed: true; readonly left: number }
+  | { readonly allowed: false; readonly reason: 'rate_exceeded'; readonly retry_after_ms: number }
+  | { readonly allowed: false; readonly reason: 'no_rate_envelope' }
+
+export type RateView = { readonly requestsPerMinute: number; readonly requestsInWindow: number; readonly windowStartMs: number }
+
+/** Shares of requests per minute for (agent, provider, model) (contract section 4). Minutes are fixed, counted in the database. */
+export class RateService {
+  readonly #database: Database
+  readonly #clock: Clock
+  readonly #checks: Batcher<RateKey, RateDecision>
+
+  constructor(deps: { database: Database; clock: Clock }, options: { maxBatch: number; maxQueue: number }) {
+    this.#database = deps.database
+    this.#clock = deps.clock
+    this.#checks = new Batcher((keys) => this.#checkAll(keys), options)
+  }
+
+  /** Counts one request if it fits. Exact for any number of callers and processes. */
+  check(key: RateKey): Promise<RateDecision> {
+    return this.#checks.submit(key)
+  }
+
+  async set(key: RateKey, requestsPerMinute: number): Promise<void> {
+    await withDatabaseFailure(upsertRateEnvelope(this.#database, key, requestsPerMinute, this.#clock.now()))
+  }
+
+  /** @throws DomainError `not_found` */
+  async get(key: RateKey): Promise<RateView> {
+    const row = await withDatabaseFailure(findRateEnvelope(this.#database, key))
+    if (row === undefined) throw rateNotFound(key)
+    const windowStartMs = Math.max(row.windowStartMs, minuteOf(this.#clock.now()))
+    return {
+      requestsPerMinute: row.requestsPerMinute,
+      requestsInWindow: row.windowStartMs < windowStartMs ? 0 : row.requestsInWindow,
+      windowStartMs,
+    }
+  }
+
+  /** @throws DomainError `not_found` */
+  async delete(key: RateKey): Promise<void> {
+    if (!(await withDatabaseFailure(deleteRateEnvelope(this.#database, key)))) throw rateNotFound(key)
+  }
+
+  async #checkAll(keys: RateKey[]): Promise<PromiseSettledResult<RateDecision>[]> {
+    const groups = new Map<string, { key: RateKey; indexes: number[] }>()
+    for (const [index, key] of keys.entries()) {
+      const name = JSON.stringify([key.accountId, key.agentId, key.provider, key.model])
+      const group = groups.get(name)
+      if (group) group.indexes.push(index)
+      else groups.set(name, { key, indexes: [index] })
+    }
+    const now_ms = this.#clock.now()
+    const demands = [...groups.values()]
+    const grants = await withDatabaseFailure(
+      takeRequests(
+        this.#database,
+        demands.map(({ key, indexes }) => ({ ...key, wanted: indexes.length })),
+        now_ms,
+      ),
+    )
+    const decisions: RateDecision[] = new Array(keys.length)
+    for (const [position, { indexes }] of demands.entries()) {
+      const grant = grants[position] ?? null
+      for (const [order, index] of indexes.entries()) {
+        if (grant === null) decisions[index] = { allowed: false, reason: 'no_rate_envelope' }
+        else if (order < grant.granted) decisions[index] = { allowed: true, left: grant.left + grant.granted - order - 1 }
+        else
+          decisions[index] = {
+            allowed: false,
+            reason: 'rate_exceeded',
+            retry_after_ms: Math.max(1, grant.windowStartMs + MINUTE - now_ms),
+          }
+      }
+    }
+    return allFulfilled(decisions)
+  }
+}
+
+const rateNotFound = (key: RateKey): DomainError =>
+  new DomainError('not_found', {
+    hint: `No rate share is set for agent "${key.agentId}", provider "${key.provider}", model "${key.model}". PUT /v1/rate/envelope sets one.`,
+  })

@@ -1,0 +1,64 @@
+import { createHash, timingSafeEqual } from 'node:crypto'
+import type { KeyResolver } from '../accounts/keys.ts'
+import { DomainError } from '../core/errors.ts'
+import type { Access, AdminCaller, Caller, PublicCaller } from '../core/operation.ts'
+
+/** The parts of a request that say who sends it. */
+export type Credentials = { header(name: string): string | undefined; readonly url: string }
+
+export type Authenticated = { readonly caller: Caller; readonly bearer?: string }
+
+const PUBLIC: PublicCaller = { kind: 'public' }
+const ADMIN: AdminCaller = { kind: 'admin' }
+const MAX_KEY_LENGTH = 256
+
+/** The bearer key of a request: `Authorization: Bearer`, else `X-API-Key`, else `?api_key=` (contract section 1). */
+export function bearerOf(request: Credentials): string | undefined {
+  const authorization = request.header('authorization')
+  if (authorization !== undefined && /^bearer /i.test(authorization)) return authorization.slice(7).trim() || undefined
+  const header = request.header('x-api-key')
+  if (header) return header
+  const query = request.url.indexOf('?')
+  if (query === -1 || !request.url.includes('api_key=', query)) return undefined
+  return new URLSearchParams(request.url.slice(query + 1)).get('api_key') || undefined
+}
+
+/** Decides who calls. One instance for all transports. */
+export class Authenticator {
+  readonly #keys: KeyResolver
+  readonly #adminSecret: Buffer | null
+
+  constructor(deps: { keys: KeyResolver }, options: { adminSecret: string | undefined }) {
+    this.#keys = deps.keys
+    this.#adminSecret = options.adminSecret ? digest(options.adminSecret) : null
+  }
+
+  /**
+   * @throws DomainError `missing_api_key`, `invalid_api_key`, `unauthorized`, `database_unavailable`
+   */
+  authenticate(access: Access, request: Credentials): Authenticated | Promise<Authenticated> {
+    if (access.kind === 'public') return { caller: PUBLIC }
+    if (access.kind === 'admin') {
+      if (!this.isAdmin(request)) throw new DomainError('unauthorized')
+      return { caller: ADMIN }
+    }
+    const bearer = bearerOf(request)
+    if (bearer === undefined) throw new DomainError('missing_api_key')
+    if (bearer.length > MAX_KEY_LENGTH) throw new DomainError('invalid_api_key')
+    const found = this.#keys.resolve(bearer)
+    return found instanceof Promise ? found.then((caller) => authenticated(caller, bearer)) : authenticated(found, bearer)
+  }
+
+  /** True when the request carries the operator's secret. Compared by digest, in constant time. */
+  isAdmin(request: Credentials): boolean {
+    const given = request.header('x-admin-secret') ?? request.header('x-admin-token')
+    return this.#adminSecret !== null && given !== undefined && timingSafeEqual(digest(given), this.#adminSecret)
+  }
+}
+
+const digest = (secret: string): Buffer => createHash('sha256').update(secret).digest()
+
+function authenticated(caller: Caller | null, bearer: string): Authenticated {
+  if (caller === null) throw new DomainError('invalid_api_key')
+  return { caller, bearer }
+}
