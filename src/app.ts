@@ -2,6 +2,9 @@ import { readFileSync } from 'node:fs'
 import { Hono } from 'hono'
 import { KeyResolver } from './accounts/keys.ts'
 import { AccountService } from './accounts/service.ts'
+import { ApprovalService } from './approvals/service.ts'
+import { approvalDecisions } from './approvals/store.ts'
+import { DecisionWaiters } from './approvals/waiters.ts'
 import { DecisionEngine } from './budgets/engine.ts'
 import { BudgetService } from './budgets/service.ts'
 import type { Config } from './config.ts'
@@ -10,21 +13,33 @@ import type { Log } from './core/log.ts'
 import { createExecutor, type Execute } from './core/operation.ts'
 import type { Database } from './db/client.ts'
 import { IdempotencyService } from './idempotency/service.ts'
+import { DecisionEvents } from './notifications/decisions.ts'
+import { Delivery } from './notifications/delivery.ts'
+import { createMailer } from './notifications/mailer.ts'
+import { Outbound } from './notifications/outbound.ts'
+import { NotificationService } from './notifications/service.ts'
+import { OutboxWorker, type WorkerOptions } from './notifications/worker.ts'
 import { type OperationDeps, operations } from './operations.ts'
+import { mountApprovalPage } from './pages/approve-routes.tsx'
 import { type Catalogue, createCatalogue, operatorPricesSchema } from './prices/catalogue.ts'
 import { RateService } from './rate/service.ts'
 import { Authenticator } from './transport/auth.ts'
-import type { HttpEnv } from './transport/http.ts'
+import { type HttpContext, type HttpEnv, requestIdOf } from './transport/http.ts'
+import { originOf } from './transport/origin.ts'
 import { mountRest } from './transport/rest.ts'
+import { VERSION } from './version.ts'
 
 const QUEUE = { maxBatch: 512, maxQueue: 10_000 }
 /** Longest body outside the LLM proxy (contract section 1). */
 const BODY_LIMIT_BYTES = 64 * 1024
 const HOUSEKEEPING_MS = 60_000
 const PURGE_ROWS = 5_000
+/** How often unanswered approvals are made final, and at most how many at once. */
+const EXPIRE_MS = 5_000
+const EXPIRE_ROWS = 200
 
 export type AppDeps = { readonly database: Database; readonly clock: Clock; readonly log: Log }
-export type AppOptions = { readonly checkResults?: boolean }
+export type AppOptions = { readonly checkResults?: boolean; readonly outbox?: Partial<WorkerOptions> }
 
 export type App = {
   readonly fetch: Hono<HttpEnv>['fetch']
@@ -34,6 +49,8 @@ export type App = {
   readonly execute: Execute<OperationDeps>
   /** Begins background work: following revocations, purging what has expired. */
   start(): Promise<void>
+  /** Lets go whoever waits for a decision, so that their connections can end. */
+  release(): void
   /** Waits for decisions under way and ends background work. */
   stop(): Promise<void>
 }
@@ -42,18 +59,41 @@ export type App = {
 export function createApp(config: Config, deps: AppDeps, options: AppOptions = {}): App {
   const { log } = deps
   const catalogue = loadCatalogue(config)
-  const engine = new DecisionEngine(deps, { lanes: config.LANES, ...QUEUE })
+  const outbound = new Outbound({ allowPrivate: config.OUTBOUND_ALLOW_PRIVATE })
+  const mailer =
+    config.SMTP_URL === undefined || config.MAIL_FROM === undefined ? null : createMailer(config.SMTP_URL, config.MAIL_FROM)
+  const addressOf = async (accountId: string): Promise<string | null> => (await accounts.get(accountId)).notificationEmail
+  const delivery = new Delivery(
+    { outbound, mailer, addressOf },
+    { telegramUrl: config.TELEGRAM_API_URL, mailDomain: domainOf(config.MAIL_FROM) },
+  )
+  const outbox = new OutboxWorker({ ...deps, delivery }, options.outbox)
+  const wake = () => outbox.wake()
+  const notifications = new NotificationService(
+    { ...deps, delivery, wake, addressOf },
+    { allowPrivate: config.OUTBOUND_ALLOW_PRIVATE },
+  )
+  const companions = [approvalDecisions, new DecisionEvents({ ...deps, wake })]
+  const engine = new DecisionEngine({ ...deps, companions }, { lanes: config.LANES, ...QUEUE })
   const budgets = new BudgetService({ ...deps, engine, catalogue })
   const keys = new KeyResolver(deps, QUEUE)
-  const accounts = new AccountService({ ...deps, keys, quota: budgets }, { trialOps: config.SIGNUP_TRIAL_OPS })
-  const rates = new RateService(deps, QUEUE)
+  const accounts = new AccountService(
+    { ...deps, keys, quota: budgets, events: notifications },
+    { trialOps: config.SIGNUP_TRIAL_OPS },
+  )
+  const rates = new RateService({ ...deps, onExceeded: (share) => notifications.rateExceeded(share) }, QUEUE)
   const idempotency = new IdempotencyService(deps, QUEUE)
+  const waiters = new DecisionWaiters(deps)
+  const approvals = new ApprovalService({ ...deps, budgets, notifications, waiters })
   const operationDeps: OperationDeps = {
     budgets,
     accounts,
     rates,
     idempotency,
     catalogue,
+    approvals,
+    notifications,
+    fallbackOrigin: config.PUBLIC_URL ?? `http://${config.HOST}:${config.PORT}`,
     limits: { accountsPerHour: config.ACCOUNT_RATE_LIMIT_PER_HOUR },
   }
   const execute = createExecutor({
@@ -65,13 +105,22 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
   const auth = new Authenticator({ keys }, { adminSecret: config.ADMIN_SECRET })
 
   const app = new Hono<HttpEnv>()
-  mountRest(app, { operations, execute, auth, log }, { trustedProxies: config.TRUST_PROXY, bodyLimit_bytes: BODY_LIMIT_BYTES })
+  const origin = (c: HttpContext) => originOf(c, { publicUrl: config.PUBLIC_URL, trustedProxies: config.TRUST_PROXY })
+  mountRest(
+    app,
+    { operations, execute, auth, log },
+    { trustedProxies: config.TRUST_PROXY, bodyLimit_bytes: BODY_LIMIT_BYTES, origin },
+  )
+  mountApprovalPage(app, { approvals, clock: deps.clock, log, origin, requestId: requestIdOf }, { version: VERSION })
 
   let housekeeping: NodeJS.Timeout | undefined
   const purge = async (): Promise<void> => {
     await idempotency.purge(PURGE_ROWS)
     await accounts.purgeThrottles(PURGE_ROWS)
+    await notifications.purge(PURGE_ROWS)
+    await approvals.purge(PURGE_ROWS)
   }
+  let expiring: NodeJS.Timeout | undefined
   return {
     fetch: app.fetch,
     request: app.request,
@@ -80,19 +129,39 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     execute,
     async start() {
       await keys.start()
+      await waiters.start()
+      outbox.start()
+      expiring = setInterval(
+        () =>
+          void approvals
+            .expireDue(EXPIRE_ROWS)
+            .catch((error: unknown) => log.warn({ err: error }, 'expiring approvals failed, will try again')),
+        EXPIRE_MS,
+      )
+      expiring.unref()
       housekeeping = setInterval(
         () => void purge().catch((error: unknown) => log.warn({ err: error }, 'purging failed, will try again')),
         HOUSEKEEPING_MS,
       )
       housekeeping.unref()
     },
+    release: () => waiters.release(),
     async stop() {
       clearInterval(housekeeping)
+      clearInterval(expiring)
+      await waiters.stop()
       await engine.settled()
+      await notifications.settled()
+      await outbox.stop()
+      mailer?.close()
+      await outbound.close()
       await keys.stop()
     },
   }
 }
+
+/** The domain of a mail address, with or without a name before it; for message ids. */
+const domainOf = (from: string | undefined): string => /@([\w.-]+)>?\s*$/.exec(from ?? '')?.[1] ?? 'localhost'
 
 function loadCatalogue(config: Config): Catalogue {
   if (config.PRICES_FILE === undefined) return createCatalogue()

@@ -55,6 +55,7 @@ async function main(): Promise<void> {
     log.info({ signal }, 'stopping: finishing requests under way')
     const cut = setTimeout(() => process.exit(1), DRAIN_MS)
     cut.unref()
+    app.release()
     await new Promise<void>((resolve) => {
       server.close(() => resolve())
       if ('closeIdleConnections' in server) server.closeIdleConnections()

@@ -9,6 +9,7 @@ export type CachedAccount = {
   version: bigint
   ops: bigint
   clockMs: number
+  readonly events: number
   envelopes: Map<string, EnvelopeState | null>
 }
 
@@ -44,6 +45,7 @@ export class AccountCache {
       version: loaded.version,
       ops: loaded.ops,
       clockMs: loaded.clockMs,
+      events: loaded.events,
       envelopes: new Map(),
     }
     this.#accounts.set(loaded.accountId, fresh)

@@ -1,7 +1,8 @@
 import { ArrayLiteral, Parameters } from '../db/array-literal.ts'
 import type { QuerySql } from '../db/client.ts'
 import type { TokenRates } from '../prices/cost.ts'
-import type { AccountChange, EnvelopeState, HoldState, PerWindow, Resolution } from './state.ts'
+import type { Companion, CompanionPart } from './companion.ts'
+import type { AccountChange, ApprovalDecision, EnvelopeState, Extra, HoldState, PerWindow, Resolution } from './state.ts'
 import { HOLD_KIND, HOLD_STATE } from './tables.ts'
 
 /** `prepare` is false behind poolers that forbid prepared statements. */
@@ -13,7 +14,10 @@ const query = (lane: LaneSql, text: string, values: string[]): Promise<Row[]> =>
 
 const LIMITS = 'limit_hourly_nanousd, limit_daily_nanousd, limit_weekly_nanousd, limit_monthly_nanousd, limit_session_nanousd'
 const SPENDS = 'spent_hourly_nanousd, spent_daily_nanousd, spent_weekly_nanousd, spent_monthly_nanousd, spent_session_nanousd'
-const ENVELOPE_COLUMNS = `${LIMITS}, ${SPENDS}, e.clock_ms as envelope_clock_ms, e.created_ms`
+const EXTRAS =
+  'extra_hourly_nanousd, extra_daily_nanousd, extra_weekly_nanousd, extra_monthly_nanousd, extra_session_nanousd, extra_clock_ms'
+const ACCOUNT_COLUMNS = 'a.account_id, a.version, a.ops, a.clock_ms, a.event_mask'
+const ENVELOPE_COLUMNS = `${LIMITS}, ${SPENDS}, ${EXTRAS}, e.clock_ms as envelope_clock_ms, e.created_ms`
 const HOLD_COLUMNS =
   'h.hold_id, h.agent_id, h.kind, h.state, h.model, h.estimate_nanousd, h.rates, h.charged, h.taken_ms, h.expires_ms, h.resolved_ms, h.actual_nanousd, h.outcome'
 
@@ -22,9 +26,11 @@ export type LoadedAccount = {
   readonly version: bigint
   readonly ops: bigint
   readonly clockMs: number
+  readonly events: number
 }
 export type LoadedEnvelope = LoadedAccount & { readonly agentId: string; readonly envelope: EnvelopeState | null }
 export type LoadedHold = LoadedAccount & { readonly hold: HoldState | null }
+export type LoadedDecision = LoadedAccount & { readonly decision: ApprovalDecision | null }
 export type Pair = readonly [accountId: string, key: string]
 
 const pairLiterals = (pairs: readonly Pair[]): string[] => {
@@ -41,7 +47,7 @@ const pairLiterals = (pairs: readonly Pair[]): string[] => {
 export async function loadEnvelopes(lane: LaneSql, pairs: readonly Pair[]): Promise<LoadedEnvelope[]> {
   const rows = await query(
     lane,
-    `select a.account_id, a.version, a.ops, a.clock_ms, u.agent_id, ${ENVELOPE_COLUMNS}
+    `select ${ACCOUNT_COLUMNS}, u.agent_id, ${ENVELOPE_COLUMNS}
      from unnest($1::uuid[], $2::text[]) u(account_id, agent_id)
      join accounts a on a.account_id = u.account_id
      left join envelopes e on e.account_id = u.account_id and e.agent_id = u.agent_id`,
@@ -58,7 +64,7 @@ export async function loadEnvelopes(lane: LaneSql, pairs: readonly Pair[]): Prom
 export async function loadHolds(lane: LaneSql, pairs: readonly Pair[]): Promise<LoadedHold[]> {
   const rows = await query(
     lane,
-    `select a.account_id, a.version, a.ops, a.clock_ms, ${HOLD_COLUMNS}
+    `select ${ACCOUNT_COLUMNS}, ${HOLD_COLUMNS}
      from unnest($1::uuid[], $2::uuid[]) u(account_id, hold_id)
      join accounts a on a.account_id = u.account_id
      left join holds h on h.account_id = u.account_id and h.hold_id = u.hold_id`,
@@ -77,7 +83,7 @@ export async function loadLatestOpen(
 ): Promise<LoadedHold[]> {
   const rows = await query(
     lane,
-    `select a.account_id, a.version, a.ops, a.clock_ms, ${HOLD_COLUMNS}
+    `select ${ACCOUNT_COLUMNS}, ${HOLD_COLUMNS}
      from accounts a left join lateral (
        select * from holds where account_id = $1 and agent_id = $2 and state = ${HOLD_STATE.open} and kind = ${HOLD_KIND.clearance} and expires_ms > $3
        order by hold_id desc limit $4) h on true
@@ -101,6 +107,29 @@ export async function loadLedgerEntries(
   return rows.map((row) => ({ entryId: row.entry_id as string, holdId: row.hold_id as string | null }))
 }
 
+/** What was decided on approvals, by (account, approval id), each with its account's version. The ledger is where the first decision stands. */
+export async function loadDecisions(lane: LaneSql, pairs: readonly Pair[]): Promise<LoadedDecision[]> {
+  const rows = await query(
+    lane,
+    `select ${ACCOUNT_COLUMNS}, l.entry_id, l.detail, l.at_ms
+     from unnest($1::uuid[], $2::uuid[]) u(account_id, entry_id)
+     join accounts a on a.account_id = u.account_id
+     left join ledger l on l.account_id = u.account_id and l.entry_id = u.entry_id`,
+    pairLiterals(pairs),
+  )
+  return rows.map((row) => ({
+    ...loadedAccount(row),
+    decision:
+      row.entry_id === null
+        ? null
+        : {
+            ...(JSON.parse(row.detail as string) as Pick<ApprovalDecision, 'decision' | 'responder'>),
+            approvalId: row.entry_id as string,
+            decidedMs: Number(row.at_ms),
+          },
+  }))
+}
+
 /** Locks accounts in key order, for deciding under the lock when optimism has failed too often. Inside a transaction only. */
 export async function lockAccounts(lane: LaneSql, accountIds: readonly string[]): Promise<void> {
   const ids = new ArrayLiteral()
@@ -114,14 +143,20 @@ export async function lockAccounts(lane: LaneSql, accountIds: readonly string[])
  * Writes decided changes in one statement: the account rows whose version still matches are locked in key order and only
  * their changes are stored. @returns the accounts that were stored; the others were moved by another process and must be decided again
  */
-export async function writeChanges(lane: LaneSql, changes: readonly AccountChange[]): Promise<Set<string>> {
-  const { text, values } = writeStatement(changes)
+export async function writeChanges(
+  lane: LaneSql,
+  changes: readonly AccountChange[],
+  companions: readonly Companion[],
+): Promise<Set<string>> {
+  const { text, values, used } = writeStatement(changes, companions)
   const rows = await query(lane, text, values)
-  return new Set(rows.map((row) => row.account_id as string))
+  const stored = new Set(rows.map((row) => row.account_id as string))
+  for (const part of used) part.stored?.(stored)
+  return stored
 }
 
-/** Only the parts that have rows are in the text, so a batch of plain approvals runs a short statement. At most 2^7 texts exist. */
-function writeStatement(changes: readonly AccountChange[]): { text: string; values: string[] } {
+/** Only the parts that have rows are in the text, so a batch of plain approvals runs a short statement: few texts exist. */
+function writeStatement(changes: readonly AccountChange[], companions: readonly Companion[]) {
   const p = new Parameters()
   const inLocked = 'in (select account_id from locked)'
   const parts = [
@@ -147,10 +182,10 @@ function writeStatement(changes: readonly AccountChange[]): { text: string; valu
   const limited = rowsOf(changes, (change) => change.limited)
   if (limited.length > 0) {
     parts.push(`limited as (
-  insert into envelopes (account_id, agent_id, ${LIMITS}, ${SPENDS}, clock_ms, created_ms)
-  select * from unnest(${p.add('uuid', limited, (r, a) => a.raw(r[0]))}, ${p.add('text', limited, (r, a) => a.text(r[1][0]))}, ${limitParameters(p, limited)}, ${spendParameters(p, limited)}, ${p.add('bigint', limited, (r, a) => a.raw(r[1][1].clockMs))}, ${p.add('bigint', limited, (r, a) => a.raw(r[1][1].createdMs))}) u(account_id)
+  insert into envelopes (account_id, agent_id, ${LIMITS}, ${SPENDS}, ${EXTRAS}, clock_ms, created_ms)
+  select * from unnest(${p.add('uuid', limited, (r, a) => a.raw(r[0]))}, ${p.add('text', limited, (r, a) => a.text(r[1][0]))}, ${limitParameters(p, limited)}, ${spendParameters(p, limited)}, ${extraParameters(p, limited)}, ${p.add('bigint', limited, (r, a) => a.raw(r[1][1].clockMs))}, ${p.add('bigint', limited, (r, a) => a.raw(r[1][1].createdMs))}) u(account_id)
   where u.account_id ${inLocked}
-  on conflict (account_id, agent_id) do update set (${LIMITS}, ${SPENDS}, clock_ms) = (${excluded(LIMITS)}, ${excluded(SPENDS)}, excluded.clock_ms))`)
+  on conflict (account_id, agent_id) do update set (${LIMITS}, ${SPENDS}, ${EXTRAS}, clock_ms) = (${excluded(LIMITS)}, ${excluded(SPENDS)}, ${excluded(EXTRAS)}, excluded.clock_ms))`)
   }
   const held = listsOf(changes, (change) => change.newHolds)
   if (held.length > 0) {
@@ -182,7 +217,14 @@ function writeStatement(changes: readonly AccountChange[]): { text: string; valu
   select * from unnest(${p.add('uuid', entries, (r, a) => a.raw(r[0]))}, ${p.add('uuid', entries, (r, a) => a.raw(r[1].id))}, ${p.add('text', entries, (r, a) => a.raw(r[1].kind))}, ${p.add('text', entries, (r, a) => a.text(r[1].agentId))}, ${p.add('uuid', entries, (r, a) => a.raw(r[1].holdId))}, ${p.add('bigint', entries, (r, a) => a.raw(r[1].ops))}, ${p.add('bigint', entries, (r, a) => a.raw(r[1].amount))}, ${p.add('text', entries, (r, a) => a.text(r[1].detail))}, ${p.add('bigint', entries, (r, a) => a.raw(r[1].atMs))}) u(account_id)
   where u.account_id ${inLocked} on conflict do nothing)`)
   }
-  return { text: `${parts.join(',\n')}\nselect account_id from locked`, values: p.values() }
+  const used: CompanionPart[] = []
+  for (const companion of companions) {
+    const part = companion.part(changes, p)
+    if (part === null) continue
+    parts.push(part.sql)
+    used.push(part)
+  }
+  return { text: `${parts.join(',\n')}\nselect account_id from locked`, values: p.values(), used }
 }
 
 type EnvelopeRow = readonly [accountId: string, entry: readonly [agentId: string, envelope: EnvelopeState]]
@@ -199,6 +241,11 @@ const spendParameters = (p: Parameters, rows: readonly EnvelopeRow[]): string =>
   [0, 1, 2, 3, 4].map((index) => p.add('bigint', rows, (r, a) => a.raw(r[1][1].spent[index] ?? 0n))).join(', ')
 const limitParameters = (p: Parameters, rows: readonly EnvelopeRow[]): string =>
   [0, 1, 2, 3, 4].map((index) => p.add('bigint', rows, (r, a) => a.raw(r[1][1].limits[index] ?? null))).join(', ')
+const extraParameters = (p: Parameters, rows: readonly EnvelopeRow[]): string =>
+  [0, 1, 2, 3, 4]
+    .map((index) => p.add('bigint', rows, (r, a) => a.raw(r[1][1].extra?.amounts[index] ?? null)))
+    .concat(p.add('bigint', rows, (r, a) => a.raw(r[1][1].extra?.clockMs ?? null)))
+    .join(', ')
 const excluded = (columns: string): string => columns.replaceAll(/\w+/g, 'excluded.$&')
 
 const encodedRates = new WeakMap<TokenRates, string>()
@@ -227,6 +274,7 @@ const loadedAccount = (row: Row): LoadedAccount => ({
   version: row.version as bigint,
   ops: row.ops as bigint,
   clockMs: Number(row.clock_ms),
+  events: Number(row.event_mask),
 })
 
 /** An envelope from a row that holds ENVELOPE_COLUMNS. */
@@ -248,8 +296,20 @@ export function envelopeOf(row: Row): EnvelopeState {
     ] as unknown as PerWindow<bigint>,
     clockMs: Number(row.envelope_clock_ms),
     createdMs: Number(row.created_ms),
+    extra: row.extra_clock_ms === null ? null : extraOf(row),
   }
 }
+
+const extraOf = (row: Row): Extra => ({
+  amounts: [
+    row.extra_hourly_nanousd,
+    row.extra_daily_nanousd,
+    row.extra_weekly_nanousd,
+    row.extra_monthly_nanousd,
+    row.extra_session_nanousd,
+  ] as unknown as PerWindow<bigint>,
+  clockMs: Number(row.extra_clock_ms),
+})
 
 function loadedHold(row: Row): LoadedHold {
   const hold: HoldState | null =

@@ -4,10 +4,13 @@ export type Log = Pick<Logger, 'debug' | 'info' | 'warn' | 'error' | 'fatal'>
 
 /** Anything shaped like a key, wherever it appears. */
 const KEY = /bg_[0-9a-f]{8,}/gi
+/** The token of an approval link: who has it can decide. */
+const APPROVAL = /\bap_[\w-]{16,}/g
 const SECRET_PARAMETERS = /([?&](?:api_key|access_token|token|key)=)[^&#\s]*/gi
 
 /** Removes keys and secret query parameters from a line of text. */
-export const redact = (line: string): string => line.replace(SECRET_PARAMETERS, '$1[redacted]').replace(KEY, 'bg_[redacted]')
+export const redact = (line: string): string =>
+  line.replace(SECRET_PARAMETERS, '$1[redacted]').replace(KEY, 'bg_[redacted]').replace(APPROVAL, 'ap_[redacted]')
 
 /** JSON lines on standard output. Every finished line is redacted, so no field, message or stack can carry a key. */
 export function createLog(level: string, write: (line: string) => void = (line) => process.stdout.write(line)): Logger {

@@ -20,7 +20,11 @@ export type RestDeps<D> = {
   readonly auth: Authenticator
   readonly log: Log
 }
-export type RestOptions = { readonly trustedProxies: number; readonly bodyLimit_bytes: number }
+export type RestOptions = {
+  readonly trustedProxies: number
+  readonly bodyLimit_bytes: number
+  readonly origin: (c: HttpContext) => string
+}
 
 /** REST answers under both (contract section 1). */
 const BASES = ['', '/api']
@@ -62,6 +66,7 @@ function handlerOf<D>(operation: Operation<D>, { execute, auth, log }: RestDeps<
           caller,
           bearer,
           ip: clientAddress(c, options.trustedProxies),
+          origin: operation.needsOrigin ? options.origin(c) : undefined,
           idempotencyKey: mutates(operation) ? c.req.header('idempotency-key') : undefined,
         },
         input,
