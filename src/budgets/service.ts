@@ -4,6 +4,7 @@ import { isUuid } from '../core/ids.ts'
 import { type Nanousd, nanousdFromUsd } from '../core/money.ts'
 import { isWithin } from '../core/operation.ts'
 import type { Database } from '../db/client.ts'
+import { withDatabaseFailure } from '../db/failure.ts'
 import type { Catalogue } from '../prices/catalogue.ts'
 import { affordableTokens, estimateNanousd } from '../prices/cost.ts'
 import { limitsOf } from './decide.ts'
@@ -164,11 +165,12 @@ export class BudgetService {
   }
 
   async #read(accountId: string, agentId: string | null): Promise<EnvelopeView[]> {
-    const rows = await readEnvelopes({ sql: this.#database.sql, prepare: this.#database.prepare }, accountId, agentId)
+    const lane = { sql: this.#database.sql, prepare: this.#database.prepare }
+    const rows = await withDatabaseFailure(readEnvelopes(lane, accountId, agentId))
     const now_ms = this.#clock.now()
     return rows.flatMap((row) => {
       // The account may have decided at a later time than this process's clock shows; a window never runs backwards.
-      const limits = limitsOf(row.agentId, row.envelope, Math.max(now_ms, row.envelope.clockMs))
+      const limits = limitsOf(row.agentId, row.envelope, Math.max(now_ms, row.accountClockMs))
       const tightest = limits.reduce<LimitView | undefined>(
         (least, limit) => (least && least.remaining <= limit.remaining ? least : limit),
         undefined,

@@ -112,6 +112,8 @@ export type OnceRequest = {
   readonly key: string
   readonly operation: string
   readonly input: unknown
+  /** The path the caller's key is bound to: what it may see is part of the request. Absent like null: not bound. */
+  readonly boundTo?: string | null
   /** Set when the response must be unreadable without this bearer key. */
   readonly sealWith: string | undefined
 }
@@ -147,8 +149,9 @@ export function createExecutor<D>(options: { deps: D; guards: Guards; clock: Clo
       throw invalidParams(operation, [{ path: 'Idempotency-Key', message: 'must be 1 to 256 characters long' }])
     }
     const sealWith = operation.secretResult ? call.bearer : undefined
-    const accountId = call.caller.kind === 'key' ? call.caller.accountId : OPERATOR_ACCOUNT
-    return guards.once({ accountId, key: call.idempotencyKey, operation: operation.name, input, sealWith }, run)
+    const [accountId, boundTo] =
+      call.caller.kind === 'key' ? [call.caller.accountId, call.caller.agentId] : [OPERATOR_ACCOUNT, null]
+    return guards.once({ accountId, key: call.idempotencyKey, operation: operation.name, input, boundTo, sealWith }, run)
   }
 }
 
