@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs'
 import { Hono } from 'hono'
+import { z } from 'zod'
 import { KeyResolver } from './accounts/keys.ts'
 import { AccountService } from './accounts/service.ts'
 import { ApprovalService } from './approvals/service.ts'
@@ -7,7 +8,7 @@ import { approvalDecisions } from './approvals/store.ts'
 import { DecisionWaiters } from './approvals/waiters.ts'
 import { DecisionEngine } from './budgets/engine.ts'
 import { BudgetService } from './budgets/service.ts'
-import type { Config } from './config.ts'
+import { type Config, ConfigError } from './config.ts'
 import type { Clock } from './core/clock.ts'
 import type { Log } from './core/log.ts'
 import { createExecutor, type Execute } from './core/operation.ts'
@@ -21,11 +22,14 @@ import { NotificationService } from './notifications/service.ts'
 import { OutboxWorker, type WorkerOptions } from './notifications/worker.ts'
 import { type OperationDeps, operations } from './operations.ts'
 import { mountApprovalPage } from './pages/approve-routes.tsx'
+import { mountPages } from './pages/mount.tsx'
 import { type Catalogue, createCatalogue, operatorPricesSchema } from './prices/catalogue.ts'
 import { RateService } from './rate/service.ts'
 import { Authenticator } from './transport/auth.ts'
-import { type HttpContext, type HttpEnv, requestIdOf } from './transport/http.ts'
-import { originOf } from './transport/origin.ts'
+import { mountDiscovery, originOf } from './transport/discovery.ts'
+import { errorResponse, type HttpContext, type HttpEnv, requestIdOf } from './transport/http.ts'
+import { mountMcp } from './transport/mcp.ts'
+import { openApiDocument } from './transport/openapi.ts'
 import { mountRest } from './transport/rest.ts'
 import { VERSION } from './version.ts'
 
@@ -111,7 +115,26 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     { operations, execute, auth, log },
     { trustedProxies: config.TRUST_PROXY, bodyLimit_bytes: BODY_LIMIT_BYTES, origin },
   )
+  mountMcp(
+    app,
+    { operations, execute, auth, log },
+    {
+      version: VERSION,
+      bindHost: config.HOST,
+      publicUrl: config.PUBLIC_URL,
+      trustedProxies: config.TRUST_PROXY,
+      bodyLimit_bytes: BODY_LIMIT_BYTES,
+    },
+  )
+  const document = openApiDocument(operations, { version: VERSION })
+  mountDiscovery(app, { operations, document, ping: deps.database.ping, log }, { version: VERSION, origin })
+  mountPages(
+    app,
+    { catalogue, document, origin, requestId: requestIdOf },
+    { version: VERSION, trialOps: config.SIGNUP_TRIAL_OPS },
+  )
   mountApprovalPage(app, { approvals, clock: deps.clock, log, origin, requestId: requestIdOf }, { version: VERSION })
+  app.onError((error, c) => errorResponse(error, requestIdOf(c), log))
 
   let housekeeping: NodeJS.Timeout | undefined
   const purge = async (): Promise<void> => {
@@ -163,8 +186,13 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
 /** The domain of a mail address, with or without a name before it; for message ids. */
 const domainOf = (from: string | undefined): string => /@([\w.-]+)>?\s*$/.exec(from ?? '')?.[1] ?? 'localhost'
 
+/** @throws ConfigError when PRICES_FILE cannot be read or used */
 function loadCatalogue(config: Config): Catalogue {
   if (config.PRICES_FILE === undefined) return createCatalogue()
-  const operatorPrices = operatorPricesSchema.parse(JSON.parse(readFileSync(config.PRICES_FILE, 'utf8')))
-  return createCatalogue({ operatorPrices })
+  try {
+    return createCatalogue({ operatorPrices: operatorPricesSchema.parse(JSON.parse(readFileSync(config.PRICES_FILE, 'utf8'))) })
+  } catch (error) {
+    const reason = error instanceof z.ZodError ? z.prettifyError(error) : error instanceof Error ? error.message : String(error)
+    throw new ConfigError(`PRICES_FILE ${config.PRICES_FILE} cannot be used: ${reason}`)
+  }
 }

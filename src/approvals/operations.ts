@@ -95,7 +95,6 @@ export const requestApproval = defineOperation({
   ],
   tool: { readOnlyHint: false, destructiveHint: false, idempotentHint: false, openWorldHint: true },
   secretResult: true,
-  needsOrigin: true,
   throttle(_deps: ApprovalDeps, { caller }: RunContext) {
     if (caller.kind !== 'key') return null
     const hint = `At most ${REQUESTS_PER_MINUTE} approval requests a minute for one account. Wait retry_after_ms.`
@@ -104,7 +103,7 @@ export const requestApproval = defineOperation({
   async run({ approvals, fallbackOrigin }: ApprovalDeps, input, context) {
     const { grant } = input
     const usd = grant?.limit_usd ?? grant?.extra_usd
-    const requested = await approvals.request(context.caller.accountId, context, context.origin ?? fallbackOrigin, {
+    const requested = await approvals.request(context.caller.accountId, context, context.origin?.() ?? fallbackOrigin, {
       agentId: input.agent_id,
       actionSummary: input.action_summary,
       ttl_ms: (input.ttl_seconds ?? DEFAULT_TTL_SECONDS) * 1000,

@@ -11,6 +11,8 @@ export type CachedAccount = {
   clockMs: number
   readonly events: number
   envelopes: Map<string, EnvelopeState | null>
+  /** Envelopes it had when the cache last weighed it. */
+  weighed: number
 }
 
 const MAX_ACCOUNTS = 20_000
@@ -47,6 +49,7 @@ export class AccountCache {
       clockMs: loaded.clockMs,
       events: loaded.events,
       envelopes: new Map(),
+      weighed: 0,
     }
     this.#accounts.set(loaded.accountId, fresh)
     return fresh
@@ -67,6 +70,14 @@ export class AccountCache {
     for (const [agentId, envelope] of change.limited) account.envelopes.set(agentId, envelope)
     for (const hold of change.newHolds) this.#holds.set(hold.holdId, { hold, owner: account })
     for (const hold of change.resolvedHolds) if (hold.state !== HOLD_STATE.open) this.#holds.delete(hold.holdId)
-    if (this.#accounts.get(account.accountId) === account) this.#accounts.set(account.accountId, account)
+    this.#weigh(account)
+  }
+
+  /** The cache takes an entry's size when it is put in and not again for the same object: one that has grown is put in anew. */
+  #weigh(account: CachedAccount): void {
+    if (account.weighed === account.envelopes.size || this.#accounts.get(account.accountId) !== account) return
+    this.#accounts.delete(account.accountId)
+    account.weighed = account.envelopes.size
+    this.#accounts.set(account.accountId, account)
   }
 }

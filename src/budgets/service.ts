@@ -4,6 +4,7 @@ import { isUuid } from '../core/ids.ts'
 import { type Nanousd, nanousdFromUsd } from '../core/money.ts'
 import { isWithin } from '../core/operation.ts'
 import type { Database } from '../db/client.ts'
+import { withDatabaseFailure } from '../db/failure.ts'
 import type { Catalogue } from '../prices/catalogue.ts'
 import { affordableTokens, estimateNanousd } from '../prices/cost.ts'
 import type { DecisionEngine } from './engine.ts'
@@ -192,7 +193,7 @@ export class BudgetService {
   /** What a raise would start from now; for showing it before anyone agrees to it. */
   async viewRaise(accountId: string, raise: Raise): Promise<RaiseView> {
     const [row] = await readEnvelopes(this.#lane, accountId, raise.agentId)
-    const at_ms = Math.max(this.#clock.now(), row?.envelope.clockMs ?? 0)
+    const at_ms = Math.max(this.#clock.now(), row?.accountClockMs ?? 0)
     const envelope = row?.envelope ?? null
     const index = WINDOWS.indexOf(raise.window)
     const limit = envelope?.limits[index] ?? null
@@ -212,11 +213,11 @@ export class BudgetService {
   }
 
   async #read(accountId: string, agentId: string | null): Promise<EnvelopeView[]> {
-    const rows = await readEnvelopes(this.#lane, accountId, agentId)
+    const rows = await withDatabaseFailure(readEnvelopes(this.#lane, accountId, agentId))
     const now_ms = this.#clock.now()
     return rows.flatMap((row) => {
       // The account may have decided at a later time than this process's clock shows; a window never runs backwards.
-      const limits = limitsOf(row.agentId, row.envelope, Math.max(now_ms, row.envelope.clockMs))
+      const limits = limitsOf(row.agentId, row.envelope, Math.max(now_ms, row.accountClockMs))
       const tightest = limits.reduce<LimitView | undefined>(
         (least, limit) => (least && least.remaining <= limit.remaining ? least : limit),
         undefined,

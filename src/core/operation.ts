@@ -36,8 +36,8 @@ export type RunContext<C extends Caller = Caller> = {
   readonly caller: C
   /** The peer's address, for limits on callers without an account. */
   readonly ip: string
-  /** The origin under which the caller reached this server, e.g. `https://gvnr.example.com`; absent when the transport has none. */
-  readonly origin?: string | undefined
+  /** The origin for links to this server, e.g. `https://gvnr.example.com`; absent when the transport knows none. */
+  readonly origin?: (() => string) | undefined
   /** The id for what this call creates. The same again when an interrupted idempotent request is taken up. */
   readonly operationId: string
   /** True when an earlier run with this operationId may already have done the work. */
@@ -75,8 +75,6 @@ export type Operation<D, I extends z.ZodObject = z.ZodObject, O extends z.ZodObj
   }
   /** True when the result holds a secret: a stored response is then encrypted under the caller's key. */
   readonly secretResult?: boolean
-  /** True when the result or what it causes holds links to this server: `origin` is then in the context. */
-  readonly needsOrigin?: boolean
   throttle?(deps: D, context: RunContext): Throttle | null
   run(deps: D, input: z.output<I>, context: RunContext<CallerOf<A>>): Promise<z.input<O>>
 }
@@ -101,7 +99,7 @@ export function mayCall(access: Access, caller: Caller): boolean {
 export type CallContext = {
   readonly caller: Caller
   readonly ip: string
-  readonly origin?: string | undefined
+  readonly origin?: (() => string) | undefined
   readonly idempotencyKey?: string | undefined
   /** The bearer key as sent; encrypts stored secret responses, never stored or logged. */
   readonly bearer?: string | undefined
@@ -119,6 +117,8 @@ export type OnceRequest = {
   readonly key: string
   readonly operation: string
   readonly input: unknown
+  /** The path the caller's key is bound to: what it may see is part of the request. Absent like null: not bound. */
+  readonly boundTo?: string | null
   /** Set when the response must be unreadable without this bearer key. */
   readonly sealWith: string | undefined
 }
@@ -154,8 +154,9 @@ export function createExecutor<D>(options: { deps: D; guards: Guards; clock: Clo
       throw invalidParams(operation, [{ path: 'Idempotency-Key', message: 'must be 1 to 256 characters long' }])
     }
     const sealWith = operation.secretResult ? call.bearer : undefined
-    const accountId = call.caller.kind === 'key' ? call.caller.accountId : OPERATOR_ACCOUNT
-    return guards.once({ accountId, key: call.idempotencyKey, operation: operation.name, input, sealWith }, run)
+    const [accountId, boundTo] =
+      call.caller.kind === 'key' ? [call.caller.accountId, call.caller.agentId] : [OPERATOR_ACCOUNT, null]
+    return guards.once({ accountId, key: call.idempotencyKey, operation: operation.name, input, boundTo, sealWith }, run)
   }
 }
 
