@@ -31,35 +31,35 @@ const trustProxy = z
   .transform((value) => (value === 'off' ? 0 : value === 'on' ? 1 : Number(value)))
   .default(0)
 
-const environmentSchema = z
-  .object({
-    PORT: count(8787, 0, 65_535),
-    HOST: z.string().min(1).default('127.0.0.1'),
-    PUBLIC_URL: url(['https:', 'http:'])
-      .transform((value) => value.replace(/\/+$/, ''))
-      .optional(),
-    DATABASE_URL: url(['postgres:', 'postgresql:']).optional(),
-    DATA_DIR: z.string().min(1).default('.gvnr'),
-    DB_PREPARE: flag(true),
-    DB_POOL_SIZE: count(10, 1, 200),
-    ADMIN_SECRET: z.string().optional(),
-    SIGNUP_TRIAL_OPS: count(25, 0, 1_000_000_000),
-    ACCOUNT_RATE_LIMIT_PER_HOUR: count(10, 0, 1_000_000),
-    TRUST_PROXY: trustProxy,
-    LANES: count(1, 1, 64),
-    PRICES_FILE: z.string().min(1).optional(),
-    SMTP_URL: url(['smtp:', 'smtps:']).optional(),
-    MAIL_FROM: z.string().min(3).max(320).optional(),
-    TELEGRAM_API_URL: url(['https:', 'http:'])
-      .transform((value) => value.replace(/\/+$/, ''))
-      .default('https://api.telegram.org'),
-    OUTBOUND_ALLOW_PRIVATE: flag(false),
-    LOG_LEVEL: z.enum(LOG_LEVELS, `must be one of ${LOG_LEVELS.join(', ')}`).default('info'),
-  })
-  .refine((settings) => (settings.SMTP_URL === undefined) === (settings.MAIL_FROM === undefined), {
-    path: ['MAIL_FROM'],
-    message: 'must be set together with SMTP_URL',
-  })
+const settingsSchema = z.object({
+  PORT: count(8787, 0, 65_535),
+  HOST: z.string().min(1).default('127.0.0.1'),
+  PUBLIC_URL: url(['https:', 'http:'])
+    .transform((value) => value.replace(/\/+$/, ''))
+    .optional(),
+  DATABASE_URL: url(['postgres:', 'postgresql:']).optional(),
+  DATA_DIR: z.string().min(1).default('.gvnr'),
+  DB_PREPARE: flag(true),
+  DB_POOL_SIZE: count(10, 1, 200),
+  ADMIN_SECRET: z.string().optional(),
+  SIGNUP_TRIAL_OPS: count(25, 0, 1_000_000_000),
+  ACCOUNT_RATE_LIMIT_PER_HOUR: count(10, 0, 1_000_000),
+  TRUST_PROXY: trustProxy,
+  LANES: count(1, 1, 64),
+  PRICES_FILE: z.string().min(1).optional(),
+  SMTP_URL: url(['smtp:', 'smtps:']).optional(),
+  MAIL_FROM: z.string().min(3).max(320).optional(),
+  TELEGRAM_API_URL: url(['https:', 'http:'])
+    .transform((value) => value.replace(/\/+$/, ''))
+    .default('https://api.telegram.org'),
+  OUTBOUND_ALLOW_PRIVATE: flag(false),
+  LOG_LEVEL: z.enum(LOG_LEVELS, `must be one of ${LOG_LEVELS.join(', ')}`).default('info'),
+})
+
+const environmentSchema = settingsSchema.refine(
+  (settings) => (settings.SMTP_URL === undefined) === (settings.MAIL_FROM === undefined),
+  { path: ['MAIL_FROM'], message: 'must be set together with SMTP_URL' },
+)
 
 export type Config = z.output<typeof environmentSchema>
 

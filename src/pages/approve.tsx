@@ -155,26 +155,27 @@ export function Message({ site, title, children }: { readonly site: Site; readon
 export const approveStyle = `
 body:has(.approve) .bar nav, body:has(.approve) footer a { display: none; }
 .approve { max-width: 34rem; padding: .5rem 0 0; }
-.approve h1 { font-size: 1.45rem; overflow-wrap: anywhere; margin-top: .5rem; }
-.approve blockquote { margin: 1rem 0; padding: .9rem 1.1rem; font-size: 1.25rem; line-height: 1.4; background: var(--raised); border-left: .3rem solid var(--accent); border-radius: 0 8px 8px 0; overflow-wrap: anywhere; }
+body:has(.approve) .bar { padding-block: .8rem; }
+.approve h1 { font-size: 1.4rem; overflow-wrap: anywhere; margin-top: .25rem; }
+.approve blockquote { margin: .8rem 0; padding: .8rem 1rem; font-size: 1.2rem; line-height: 1.4; background: var(--raised); border-left: .3rem solid var(--accent); border-radius: 0 8px 8px 0; overflow-wrap: anywhere; }
 .approve .effect { border: 1px solid var(--line); border-radius: 8px; padding: .3rem 1.1rem .9rem; overflow-wrap: anywhere; }
 .approve .effect dl { display: grid; grid-template-columns: repeat(3, auto); justify-content: space-between; gap: .25rem 1rem; margin: 0; }
 .approve .effect dt { color: var(--soft); font-size: .9rem; }
 .approve .effect dd { margin: 0; font-size: 1.1rem; font-variant-numeric: tabular-nums; }
 .approve .effect dd.strong { font-weight: 680; }
 .approve .time { font-size: 1.05rem; }
-.approve form { display: grid; gap: .8rem; margin: 1.1rem 0; position: sticky; bottom: 0; background: var(--paper); padding: .5rem 0; }
+.approve form { display: grid; gap: .8rem; margin: 1.1rem 0; grid-template-columns: 1fr 1fr; }
 .approve button { font: 650 1.25rem/1 var(--sans); min-height: 3.9rem; border-radius: 12px; border: 2px solid; cursor: pointer; width: 100%; }
 .approve button.yes { background: var(--accent); border-color: var(--accent); color: var(--accent-ink); }
 .approve button.no { background: var(--paper); border-color: var(--deny); color: var(--deny); }
 .approve button:focus-visible { outline: 3px solid var(--ink); outline-offset: 3px; }
 .approve button:active { filter: brightness(.92); }
-.approve .notice { border: 2px solid var(--deny); border-radius: 8px; padding: .7rem 1rem; font-weight: 600; }
+.approve .notice + h1 { margin-top: 1rem; }
+.approve .notice { margin: 0; border: 2px solid var(--deny); border-radius: 8px; padding: .7rem 1rem; font-weight: 600; }
 .approve .result { display: flex; gap: 1rem; align-items: center; border-radius: 12px; padding: 1rem 1.1rem; margin: .5rem 0 1.5rem; border: 2px solid var(--soft); }
 .approve .result strong { font-size: 1.5rem; line-height: 1.2; }
 .approve .result p { margin: .2rem 0 0; }
 .approve .result .sign { font-size: 2rem; font-weight: 700; line-height: 1; }
 .approve .result.approved { border-color: var(--accent); } .approve .result.approved strong, .approve .result.approved .sign { color: var(--accent); }
 .approve .result.denied { border-color: var(--deny); } .approve .result.denied strong, .approve .result.denied .sign { color: var(--deny); }
-@media (min-width: 30rem) { .approve form { grid-template-columns: 1fr 1fr; position: static; } }
 `
