@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { Hono } from 'hono'
 import { z } from 'zod'
 import { KeyResolver } from './accounts/keys.ts'
@@ -41,6 +42,8 @@ const PURGE_ROWS = 5_000
 /** How often unanswered approvals are made final, and at most how many at once. */
 const EXPIRE_MS = 5_000
 const EXPIRE_ROWS = 200
+/** How long messages under way may take to end when the process stops. */
+const OUTBOX_DRAIN_MS = 3_000
 
 export type AppDeps = { readonly database: Database; readonly clock: Clock; readonly log: Log }
 export type AppOptions = { readonly checkResults?: boolean; readonly outbox?: Partial<WorkerOptions> }
@@ -175,9 +178,12 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
       await waiters.stop()
       await engine.settled()
       await notifications.settled()
-      await outbox.stop()
+      // Receivers that hang must not hold up the end: what is cut off is sent again by whoever comes next.
+      const delivered = outbox.stop()
+      await Promise.race([delivered, sleep(OUTBOX_DRAIN_MS, undefined, { ref: false })])
       mailer?.close()
       await outbound.close()
+      await delivered
       await keys.stop()
     },
   }
