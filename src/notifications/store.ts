@@ -62,16 +62,19 @@ const isBehind = (alias: string): string =>
  */
 export function fanOutSql(p: Parameters, events: readonly DomainEvent[], onlyLocked: boolean): string {
   return `insert into outbox (account_id, endpoint_id, event_id, event, stream, dedup_key, body, link, state, attempts, at_ms, due_ms, expires_ms)
-  select m.account_id, m.endpoint_id, m.event_id, m.event, m.stream, m.dedup_key || coalesce(':' || m.threshold, ''),
+  select m.account_id, m.endpoint_id, m.event_id, m.event, m.stream, m.full_key,
     case when m.threshold is null then m.body else (m.body::jsonb || jsonb_build_object('threshold_percent', m.threshold))::text end,
-    m.link, ${MESSAGE_STATE.queued}, 0, m.at_ms, case when not ${isBehind('m')} then m.at_ms end, m.expires_ms
+    m.link, ${MESSAGE_STATE.queued}, 0, m.at_ms, case when m.place = 1 and not ${isBehind('m')} then m.at_ms end, m.expires_ms
   from (
-    select u.*, w.endpoint_id, x.threshold
+    select n.*, row_number() over (partition by n.account_id, n.endpoint_id, n.stream order by n.at_ms, n.event_id) as place from (
+    select u.*, w.endpoint_id, x.threshold, u.dedup_key || coalesce(':' || x.threshold, '') as full_key
     from unnest(${p.add('uuid', events, (e, a) => a.raw(e.accountId))}, ${p.add('uuid', events, (e, a) => a.raw(e.id))}, ${p.add('text', events, (e, a) => a.raw(e.name))}, ${p.add('integer', events, (e, a) => a.raw(eventBit(e.name)))}, ${p.add('text', events, (e, a) => a.text(e.stream))}, ${p.add('text', events, (e, a) => a.text(e.dedupKey ?? null))}, ${p.add('text', events, (e, a) => a.text(JSON.stringify(e.data)))}, ${p.add('text', events, (e, a) => a.text(e.link ?? null))}, ${p.add('bigint', events, (e, a) => a.raw(e.atMs))}, ${p.add('bigint', events, (e, a) => a.raw(e.expiresMs ?? null))}, ${p.add('integer', events, (e, a) => a.raw(e.percent?.from ?? null))}, ${p.add('integer', events, (e, a) => a.raw(e.percent?.to ?? null))})
       u(account_id, event_id, event, bit, stream, dedup_key, body, link, at_ms, expires_ms, low, high)
     join endpoints w on w.account_id = u.account_id and w.enabled and (w.event_mask & u.bit) <> 0
     left join lateral (select max(t) as threshold from unnest(w.thresholds) t where t > u.low and t <= u.high) x on true
-    where (u.low is null or x.threshold is not null)${onlyLocked ? ' and u.account_id in (select account_id from locked)' : ''}) m
+    where (u.low is null or x.threshold is not null)${onlyLocked ? ' and u.account_id in (select account_id from locked)' : ''}) n
+    where n.full_key is null or not exists (
+      select 1 from outbox d where d.account_id = n.account_id and d.endpoint_id = n.endpoint_id and d.dedup_key = n.full_key)) m
   on conflict do nothing`
 }
 
@@ -224,6 +227,11 @@ export async function adoptOrphans(
     { prepare },
   )
   return rows.length
+}
+
+/** Tells the planner what the outbox looks like now; after it has filled, the database's own turn may be a minute away (or never come). */
+export async function analyzeOutbox({ sql: raw, prepare }: Database): Promise<void> {
+  await raw.unsafe('analyze outbox', [], { prepare })
 }
 
 /** Gives claimed messages back unsent, as if they had not been claimed. */

@@ -3,7 +3,15 @@ import type { Clock } from '../core/clock.ts'
 import type { Log } from '../core/log.ts'
 import type { Database } from '../db/client.ts'
 import type { Delivery, Result } from './delivery.ts'
-import { type Attempt, adoptOrphans, claimMessages, type Message, recordAttempts, unclaimMessages } from './store.ts'
+import {
+  type Attempt,
+  adoptOrphans,
+  analyzeOutbox,
+  claimMessages,
+  type Message,
+  recordAttempts,
+  unclaimMessages,
+} from './store.ts'
 
 export type WorkerOptions = {
   /** Messages under way at once, in all and to one endpoint: a receiver that hangs must not hold up the others. */
@@ -15,6 +23,8 @@ export type WorkerOptions = {
   readonly poll_ms: number
   /** Least time between two looks: under load a claim takes several messages instead of one. */
   readonly pause_ms: number
+  /** A process busier than this (share of its time) sends little, and seldom: decisions go first, messages can wait. */
+  readonly busyUtilization: number
   /** Pauses after the first, second, … failed attempt; after the last one the message is given up as failed. */
   readonly backoff_ms: readonly number[]
 }
@@ -30,6 +40,7 @@ export const WORKER_DEFAULTS: WorkerOptions = {
   lease_ms: MINUTE,
   poll_ms: SECOND,
   pause_ms: 25,
+  busyUtilization: 0.8,
   backoff_ms: [5 * SECOND, 15 * SECOND, MINUTE, 5 * MINUTE, 20 * MINUTE, HOUR, 3 * HOUR, 6 * HOUR, 10 * HOUR],
 }
 
@@ -38,6 +49,12 @@ const MAX_RETRY_AFTER_MS = HOUR
 const ORPHANS_EVERY_MS = 5 * SECOND
 const ORPHANS_SINCE_MS = MINUTE
 const ORPHANS_SINCE_AT_START_MS = 24 * HOUR
+/** What a busy process still sends. */
+const BUSY_LIMIT = 8
+const BUSY_PAUSE_MS = 250
+/** After so many messages the planner's picture of the table is stale. */
+const ANALYZE_AFTER = 200
+const ANALYZE_EVERY_MS = MINUTE
 const QUEUE = { maxBatch: 256, maxQueue: 10_000 }
 
 /**
@@ -56,6 +73,10 @@ export class OutboxWorker {
   #timers: NodeJS.Timeout[] = []
   #pause: NodeJS.Timeout | undefined
   #claimed_ms = 0
+  #utilization = performance.eventLoopUtilization()
+  #isBusy = false
+  #sinceAnalyzed = 0
+  #analyzed_ms = Number.NEGATIVE_INFINITY
   #claiming: Promise<void> | null = null
   #again = false
   #stopped = true
@@ -104,7 +125,8 @@ export class OutboxWorker {
       return
     }
     if (this.#pause !== undefined) return
-    const rest_ms = this.#claimed_ms + this.#options.pause_ms - performance.now()
+    const pause_ms = this.#isBusy ? Math.max(BUSY_PAUSE_MS, this.#options.pause_ms) : this.#options.pause_ms
+    const rest_ms = this.#claimed_ms + pause_ms - performance.now()
     if (rest_ms > 0) {
       this.#pause = setTimeout(() => {
         this.#pause = undefined
@@ -133,13 +155,28 @@ export class OutboxWorker {
     }
   }
 
+  async #keepStatistics(claimed: number): Promise<void> {
+    this.#sinceAnalyzed += claimed
+    const isTime = performance.now() - this.#analyzed_ms > ANALYZE_EVERY_MS
+    if (this.#sinceAnalyzed < ANALYZE_AFTER || !isTime) return
+    this.#sinceAnalyzed = 0
+    this.#analyzed_ms = performance.now()
+    await analyzeOutbox(this.#database).catch((error: unknown) =>
+      this.#log.debug({ err: error }, 'the outbox cannot be analyzed by this role'),
+    )
+  }
+
   async #claim(): Promise<void> {
     const { concurrency, perEndpoint, lease_ms } = this.#options
-    const limit = concurrency - this.#running
+    const now = performance.eventLoopUtilization()
+    this.#isBusy = performance.eventLoopUtilization(now, this.#utilization).utilization > this.#options.busyUtilization
+    this.#utilization = now
+    const limit = Math.min(concurrency - this.#running, this.#isBusy ? BUSY_LIMIT : concurrency)
     if (limit <= 0) return
     const busy = [...this.#underWay].filter(([, count]) => count >= perEndpoint).map(([id]) => id)
     const now_ms = this.#clock.now()
     const messages = await claimMessages(this.#database, { now_ms, lease_ms, limit, perEndpoint, busy })
+    await this.#keepStatistics(messages.length)
     const surplus: Message[] = []
     for (const message of messages) {
       const count = this.#underWay.get(message.endpointId) ?? 0
