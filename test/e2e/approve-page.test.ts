@@ -1,5 +1,4 @@
-import { readFileSync } from 'node:fs'
-import { createRequire } from 'node:module'
+import axe from 'axe-core'
 import type { Browser, BrowserContextOptions, Page } from 'playwright-core'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { startBrowser } from '../support/browser.ts'
@@ -7,7 +6,6 @@ import { Client } from '../support/client.ts'
 import { type Server, startServer } from '../support/server.ts'
 
 type AxeResult = { violations: { id: string; nodes: { html: string; failureSummary?: string }[] }[] }
-const AXE = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8')
 /** Set to a folder to look at the pages as they are tested. */
 const SCREENSHOTS = process.env.GVNR_SCREENSHOTS
 
@@ -78,7 +76,7 @@ describe('the approval page in a browser', () => {
   const audit = async (page: Page, name: string): Promise<void> => {
     if (SCREENSHOTS) await page.screenshot({ path: `${SCREENSHOTS}/${name.replaceAll(/[^a-z]+/g, '-')}.png`, fullPage: true })
     const result = await page.evaluate<AxeResult>(
-      `${AXE}; axe.run({ runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'] })`,
+      `${axe.source}; axe.run({ runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'] })`,
     )
     expect(result.violations.map(({ id, nodes }) => `${id}: ${nodes[0]?.html} ${nodes[0]?.failureSummary}`)).toEqual([])
     const overflow = await page.evaluate('document.documentElement.scrollWidth - document.documentElement.clientWidth')
@@ -114,7 +112,7 @@ describe('the approval page in a browser', () => {
         ])
         expect(answer.status()).toBe(409)
         await page.getByRole('alert').waitFor()
-        const result = await page.evaluate<AxeResult>(`${AXE}; axe.run()`)
+        const result = await page.evaluate<AxeResult>(`${axe.source}; axe.run()`)
         expect(result.violations.map(({ id }) => id)).toEqual([])
         if (SCREENSHOTS)
           await page.screenshot({ path: `${SCREENSHOTS}/changed-${name.replaceAll(/[^a-z]+/g, '-')}.png`, fullPage: true })
