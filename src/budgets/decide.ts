@@ -105,6 +105,10 @@ const tighter = (a: LimitView | null, b: LimitView): LimitView => (a === null ||
 export const tightestOf = (agentId: string, envelope: EnvelopeState, at_ms: number): LimitView | null =>
   limitsOf(agentId, envelope, at_ms).reduce<LimitView | null>(tighter, null)
 
+/** Whether a hold was decided after another of the same account. */
+const isLater = (a: HoldState, b: HoldState): boolean =>
+  a.takenVersion === b.takenVersion ? a.holdId > b.holdId : a.takenVersion > b.takenVersion
+
 class Draft implements AccountChange {
   readonly account: AccountState
   changed = false
@@ -194,6 +198,7 @@ class Draft implements AccountChange {
       rates: command.rates,
       charged,
       takenMs: this.clockMs,
+      takenVersion: this.account.version + 1n,
       expiresMs: this.clockMs + command.hold_ms,
       resolvedMs: null,
       actual: null,
@@ -295,7 +300,7 @@ class Draft implements AccountChange {
         hold.kind === HOLD_KIND.clearance &&
         hold.state === HOLD_STATE.open &&
         hold.expiresMs > this.clockMs
-      if (open && (latest === undefined || hold.holdId > latest.holdId)) latest = hold
+      if (open && (latest === undefined || isLater(hold, latest))) latest = hold
     }
     return latest
   }

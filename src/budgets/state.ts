@@ -26,6 +26,8 @@ export type HoldState = {
   /** Levels of `pathOf(agentId)` that counted it (path.ts). */
   readonly charged: string
   readonly takenMs: number
+  /** The account version that it made; within one version, ids are in order. */
+  readonly takenVersion: bigint
   readonly expiresMs: number
   readonly resolvedMs: number | null
   readonly actual: Nanousd | null

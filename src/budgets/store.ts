@@ -16,7 +16,7 @@ const SPENDS = 'spent_hourly_nanousd, spent_daily_nanousd, spent_weekly_nanousd,
 /** Of envelopes e, for `envelopeOf`. */
 export const ENVELOPE_COLUMNS = `${LIMITS}, ${SPENDS}, e.clock_ms as envelope_clock_ms, e.created_ms`
 const HOLD_COLUMNS =
-  'h.hold_id, h.agent_id, h.kind, h.state, h.model, h.estimate_nanousd, h.rates, h.charged, h.taken_ms, h.expires_ms, h.resolved_ms, h.actual_nanousd, h.outcome'
+  'h.hold_id, h.agent_id, h.kind, h.state, h.model, h.estimate_nanousd, h.rates, h.charged, h.taken_ms, h.taken_version, h.expires_ms, h.resolved_ms, h.actual_nanousd, h.outcome'
 
 export type LoadedAccount = {
   readonly accountId: string
@@ -81,7 +81,7 @@ export async function loadLatestOpen(
     `select a.account_id, a.version, a.ops, a.clock_ms, ${HOLD_COLUMNS}
      from accounts a left join lateral (
        select * from holds where account_id = $1 and agent_id = $2 and state = ${HOLD_STATE.open} and kind = ${HOLD_KIND.clearance} and expires_ms > greatest($3, a.clock_ms)
-       order by hold_id desc limit $4) h on true
+       order by taken_version desc, hold_id desc limit $4) h on true
      where a.account_id = $1`,
     [accountId, agentId, String(now_ms), String(count)],
   )
@@ -168,9 +168,9 @@ function writeStatement(changes: readonly AccountChange[]): { text: string; valu
   const held = listsOf(changes, (change) => change.newHolds)
   if (held.length > 0) {
     parts.push(`held as (
-  insert into holds (account_id, hold_id, agent_id, kind, state, model, estimate_nanousd, rates, charged, taken_ms, expires_ms)
-  select u.account_id, u.hold_id, u.agent_id, u.kind, ${HOLD_STATE.open}, u.model, u.estimate, u.rates, u.charged, u.taken_ms, u.expires_ms
-  from unnest(${p.add('uuid', held, (r, a) => a.raw(r[0]))}, ${p.add('uuid', held, (r, a) => a.raw(r[1].holdId))}, ${p.add('text', held, (r, a) => a.text(r[1].agentId))}, ${p.add('smallint', held, (r, a) => a.raw(r[1].kind))}, ${p.add('text', held, (r, a) => a.text(r[1].model))}, ${p.add('bigint', held, (r, a) => a.raw(r[1].estimate))}, ${p.add('text', held, (r, a) => a.text(encodeRates(r[1].rates)))}, ${p.add('text', held, (r, a) => a.raw(r[1].charged))}, ${p.add('bigint', held, (r, a) => a.raw(r[1].takenMs))}, ${p.add('bigint', held, (r, a) => a.raw(r[1].expiresMs))}) u(account_id, hold_id, agent_id, kind, model, estimate, rates, charged, taken_ms, expires_ms)
+  insert into holds (account_id, hold_id, agent_id, kind, state, model, estimate_nanousd, rates, charged, taken_ms, taken_version, expires_ms)
+  select u.account_id, u.hold_id, u.agent_id, u.kind, ${HOLD_STATE.open}, u.model, u.estimate, u.rates, u.charged, u.taken_ms, u.taken_version, u.expires_ms
+  from unnest(${p.add('uuid', held, (r, a) => a.raw(r[0]))}, ${p.add('uuid', held, (r, a) => a.raw(r[1].holdId))}, ${p.add('text', held, (r, a) => a.text(r[1].agentId))}, ${p.add('smallint', held, (r, a) => a.raw(r[1].kind))}, ${p.add('text', held, (r, a) => a.text(r[1].model))}, ${p.add('bigint', held, (r, a) => a.raw(r[1].estimate))}, ${p.add('text', held, (r, a) => a.text(encodeRates(r[1].rates)))}, ${p.add('text', held, (r, a) => a.raw(r[1].charged))}, ${p.add('bigint', held, (r, a) => a.raw(r[1].takenMs))}, ${p.add('bigint', held, (r, a) => a.raw(r[1].takenVersion))}, ${p.add('bigint', held, (r, a) => a.raw(r[1].expiresMs))}) u(account_id, hold_id, agent_id, kind, model, estimate, rates, charged, taken_ms, taken_version, expires_ms)
   where ${inLocked})`)
   }
   const resolved = listsOf(changes, (change) => change.resolvedHolds)
@@ -279,6 +279,7 @@ function loadedHold(row: Row): LoadedHold {
           rates: decodeRates(row.rates as string),
           charged: row.charged as string,
           takenMs: Number(row.taken_ms),
+          takenVersion: row.taken_version as bigint,
           expiresMs: Number(row.expires_ms),
           resolvedMs: row.resolved_ms === null ? null : Number(row.resolved_ms),
           actual: row.actual_nanousd as bigint | null,

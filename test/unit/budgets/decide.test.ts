@@ -52,6 +52,7 @@ const hold = (holdId: string, more: Partial<HoldState> = {}): HoldState => ({
   rates: RATES,
   charged: '2',
   takenMs: NOW,
+  takenVersion: 1n,
   expiresMs: NOW + HOUR,
   resolvedMs: null,
   actual: null,
@@ -193,6 +194,12 @@ describe('a settlement', () => {
       ...['h3', 'h2', 'h1'],
       { error: 'no_pending_clearance', expired: false },
     ])
+  })
+
+  it('takes as most recent what was decided last, not what has the highest id: an id is given when a request arrives', () => {
+    const open = [hold('id-2', { takenVersion: 5n }), hold('id-1', { takenVersion: 6n }), hold('id-0', { takenVersion: 6n })]
+    const { outcomes } = decide(account(spent(30n), { open }), [settle('a', null, 0)], NOW)
+    expect(outcomes).toMatchObject([{ hold: { holdId: 'id-1' } }])
   })
 
   it('of "the most recent" goes before the clearances of its batch, whose holds are not written yet', () => {
