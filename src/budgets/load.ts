@@ -33,6 +33,9 @@ export async function loadMissing(
         ready.set(request.accountId, { cached, state: stateOf(cached, holds.get(request.accountId)), commands: request.commands })
     }
   }
+  // An entry that was written while the state was read may already be in that state: begin again, now knowing it. One that is still
+  // missing after the read cannot be written before us, since every entry moves the version.
+  if (countNew(await findResumed(lane, groups)) < countNew(requests)) return loadMissing(lane, cache, groups, now_ms)
   return requests.map(({ accountId }) => {
     const found = ready.get(accountId)
     if (found === undefined) throw new Error('an account kept changing while it was read')
@@ -142,6 +145,10 @@ function latestWanted(commands: readonly Command[]): Map<string, number> {
   const named = holdIdsOf(commands).size
   return new Map([...wanted].map(([agentId, count]) => [agentId, count + named]))
 }
+
+/** Commands to be carried out, not found done. */
+const countNew = (groups: readonly AccountCommands[]): number =>
+  groups.reduce((sum, { commands }) => sum + commands.filter((command) => !command.resumed).length, 0)
 
 /** A command that an interrupted run has already carried out becomes one that finds that run's result. */
 async function findResumed(lane: LaneSql, groups: readonly AccountCommands[]): Promise<readonly AccountCommands[]> {

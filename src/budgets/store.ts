@@ -87,18 +87,22 @@ export async function loadLatestOpen(
   return rows.map(loadedHold)
 }
 
-/** Which of these commands an interrupted earlier run has already recorded, and the hold each resolved. */
+/** Which of these commands an interrupted earlier run has already recorded, with the hold each resolved and the ops it moved. */
 export async function loadLedgerEntries(
   lane: LaneSql,
   pairs: readonly Pair[],
-): Promise<{ entryId: string; holdId: string | null }[]> {
+): Promise<{ entryId: string; holdId: string | null; ops: bigint }[]> {
   const rows = await query(
     lane,
-    `select l.entry_id, l.hold_id from unnest($1::uuid[], $2::uuid[]) u(account_id, entry_id)
+    `select l.entry_id, l.hold_id, l.ops_delta from unnest($1::uuid[], $2::uuid[]) u(account_id, entry_id)
      join ledger l on l.account_id = u.account_id and l.entry_id = u.entry_id`,
     pairLiterals(pairs),
   )
-  return rows.map((row) => ({ entryId: row.entry_id as string, holdId: row.hold_id as string | null }))
+  return rows.map((row) => ({
+    entryId: row.entry_id as string,
+    holdId: row.hold_id as string | null,
+    ops: row.ops_delta as bigint,
+  }))
 }
 
 /** Locks accounts in key order, for deciding under the lock when optimism has failed too often. Inside a transaction only. */

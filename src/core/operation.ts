@@ -62,6 +62,10 @@ export type Operation<D, I extends z.ZodObject = z.ZodObject, O extends z.ZodObj
   readonly status?: 200 | 201
   /** Codes this operation may answer beyond those every operation can. */
   readonly errors?: readonly ErrorCode[]
+  /** Statuses of codes that this operation answers with another one than usual. */
+  readonly errorStatus?: Readonly<Partial<Record<ErrorCode, number>>>
+  /** Input of a mutating call that may come in the query. */
+  readonly query?: readonly string[]
   /** MCP tool annotations; absent when the operation is no tool. */
   readonly tool?: {
     readonly readOnlyHint: boolean

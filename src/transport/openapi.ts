@@ -61,6 +61,7 @@ const TAGS: Record<string, string> = {
   Budget: 'Spend envelopes, clearances and their settlement',
   Rate: 'Shares of requests per minute',
   Idempotency: 'Actions that must not happen twice',
+  'Top-up': 'Buying governance operations with USDC: x402, claims by transaction, deposit addresses, receipts',
   Models: 'Models and prices',
   Admin: 'For the operator of this server',
 }
@@ -73,9 +74,10 @@ function describe<D>(operation: Operation<D>, resultName: string): Json {
   const properties = Object.entries(input.properties ?? {})
   const required = new Set(input.required)
   const inPath = new Set([...operation.path.matchAll(/\{(\w+)\}/g)].map(([, name]) => name))
-  const inBody = properties.filter(([name]) => mutates(operation) && !inPath.has(name))
+  const isInQuery = (name: string) => !mutates(operation) || operation.query?.includes(name) === true
+  const inBody = properties.filter(([name]) => !isInQuery(name) && !inPath.has(name))
   const parameters: Json[] = properties
-    .filter(([name]) => inPath.has(name) || !mutates(operation))
+    .filter(([name]) => inPath.has(name) || isInQuery(name))
     .map(([name, { description, ...schema }]) => ({
       name,
       in: inPath.has(name) ? 'path' : 'query',
@@ -118,12 +120,13 @@ function describe<D>(operation: Operation<D>, resultName: string): Json {
 }
 
 function errorResponses<D>(operation: Operation<D>): Json {
+  const status = (code: ErrorCode) => operation.errorStatus?.[code] ?? statusOf(code)
   const codes = new Set<ErrorCode>([...COMMON, ...(mutates(operation) ? BODY : []), ...(operation.errors ?? [])])
   if (operation.access.kind === 'key')
     for (const code of ['missing_api_key', 'invalid_api_key', 'forbidden'] as const) codes.add(code)
   if (operation.access.kind === 'admin') codes.add('unauthorized')
   const byStatus = new Map<number, ErrorCode[]>()
-  for (const code of codes) byStatus.set(statusOf(code), [...(byStatus.get(statusOf(code)) ?? []), code])
+  for (const code of codes) byStatus.set(status(code), [...(byStatus.get(status(code)) ?? []), code])
   return Object.fromEntries(
     [...byStatus]
       .sort(([a], [b]) => a - b)

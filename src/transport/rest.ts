@@ -23,7 +23,7 @@ export type RestDeps<D> = {
 export type RestOptions = { readonly trustedProxies: number; readonly bodyLimit_bytes: number }
 
 /** REST answers under both (contract section 1). */
-const BASES = ['', '/api']
+export const BASES = ['', '/api']
 
 /** Adds a route for each operation, and JSON answers for every other path and method below `/v1`. */
 export function mountRest<D>(app: Hono<HttpEnv>, deps: RestDeps<D>, options: RestOptions): void {
@@ -45,7 +45,7 @@ export function mountRest<D>(app: Hono<HttpEnv>, deps: RestDeps<D>, options: Res
 }
 
 /** `{agent_id}` becomes `:agent_id`; the last parameter takes the rest of the path, so ids may hold unescaped slashes. */
-const honoPath = (path: string): string => path.replaceAll(/\{(\w+)\}$/g, ':$1{.+}').replaceAll(/\{(\w+)\}/g, ':$1')
+export const honoPath = (path: string): string => path.replaceAll(/\{(\w+)\}$/g, ':$1{.+}').replaceAll(/\{(\w+)\}/g, ':$1')
 
 function handlerOf<D>(operation: Operation<D>, { execute, auth, log }: RestDeps<D>, options: RestOptions) {
   const hasParameters = operation.path.includes('{')
@@ -76,10 +76,11 @@ function handlerOf<D>(operation: Operation<D>, { execute, auth, log }: RestDeps<
   }
 }
 
-const isObject = (value: unknown): value is Record<string, unknown> =>
+export const isObject = (value: unknown): value is Record<string, unknown> =>
   typeof value === 'object' && value !== null && !Array.isArray(value)
 
-function queryOf(c: HttpContext): Record<string, string> {
+/** The query without the key. */
+export function queryOf(c: HttpContext): Record<string, string> {
   if (!c.req.url.includes('?')) return {}
   const { api_key: _secret, ...query } = c.req.query()
   return query
