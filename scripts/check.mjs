@@ -12,6 +12,11 @@ const steps = [
   { name: 'types', command: ['tsc', '--noEmit'], quiet: true },
   { name: 'knip', command: ['knip'], quiet: true },
   { name: 'openapi', command: ['npm', 'run', '--silent', 'openapi:check'], quiet: true },
+  {
+    name: 'openapi-lint',
+    command: ['redocly', 'lint', '--extends=recommended', '--max-problems=20', 'openapi.json'],
+    quiet: true,
+  },
   { name: 'migrations', command: ['node', 'scripts/migrations-check.mjs'], quiet: true },
   { name: 'build', command: ['node', 'scripts/build.mjs'], quiet: true },
   {
@@ -24,7 +29,12 @@ const steps = [
 /** Runs one command with node_modules/.bin on the path; resolves to its exit code and what it printed (nothing when not quiet). */
 function run([program, ...args], quiet) {
   return new Promise((resolve) => {
-    const env = { ...process.env, PATH: `${process.cwd()}/node_modules/.bin:${process.env.PATH}` }
+    const env = {
+      ...process.env,
+      PATH: `${process.cwd()}/node_modules/.bin:${process.env.PATH}`,
+      REDOCLY_TELEMETRY: 'off',
+      REDOCLY_SUPPRESS_UPDATE_NOTICE: 'true',
+    }
     const child = spawn(program, args, { env, stdio: ['ignore', quiet ? 'pipe' : 'inherit', quiet ? 'pipe' : 'inherit'] })
     const output = []
     child.stdout?.on('data', (chunk) => output.push(chunk))
@@ -59,7 +69,7 @@ for (const step of steps) {
   const startMs = performance.now()
   const { code, output } = await run(step.command, step.quiet)
   const seconds = ((performance.now() - startMs) / 1000).toFixed(1)
-  summary.push(`${code === 0 ? 'ok  ' : 'FAIL'} ${step.name.padEnd(10)} ${seconds.padStart(6)} s`)
+  summary.push(`${code === 0 ? 'ok  ' : 'FAIL'} ${step.name.padEnd(12)} ${seconds.padStart(6)} s`)
   if (code === 0) continue
   failedStep = step.name
   if (output !== '') console.log(output)

@@ -1,24 +1,30 @@
 import { readFileSync } from 'node:fs'
 import { Hono } from 'hono'
+import { z } from 'zod'
 import { KeyResolver } from './accounts/keys.ts'
 import { AccountService } from './accounts/service.ts'
 import { paidOperations } from './billing/operations.ts'
 import { BillingService, type BillingSettings, type FacilitatorSettings } from './billing/service.ts'
 import { DecisionEngine } from './budgets/engine.ts'
 import { BudgetService } from './budgets/service.ts'
-import type { Config } from './config.ts'
+import { type Config, ConfigError } from './config.ts'
 import type { Clock } from './core/clock.ts'
 import type { Log } from './core/log.ts'
 import { createExecutor, type Execute } from './core/operation.ts'
 import type { Database } from './db/client.ts'
 import { IdempotencyService } from './idempotency/service.ts'
 import { type OperationDeps, operations } from './operations.ts'
+import { mountPages } from './pages/mount.tsx'
 import { type Catalogue, createCatalogue, operatorPricesSchema } from './prices/catalogue.ts'
 import { RateService } from './rate/service.ts'
 import { Authenticator } from './transport/auth.ts'
-import type { HttpEnv } from './transport/http.ts'
+import { mountDiscovery, originOf } from './transport/discovery.ts'
+import { errorResponse, type HttpContext, type HttpEnv, requestIdOf } from './transport/http.ts'
+import { mountMcp } from './transport/mcp.ts'
+import { openApiDocument } from './transport/openapi.ts'
 import { mountRest } from './transport/rest.ts'
 import { mountX402 } from './transport/x402.ts'
+import { VERSION } from './version.ts'
 
 const QUEUE = { maxBatch: 512, maxQueue: 10_000 }
 /** Longest body outside the LLM proxy (contract section 1). */
@@ -77,6 +83,26 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
   const limits = { trustedProxies: config.TRUST_PROXY, bodyLimit_bytes: BODY_LIMIT_BYTES }
   mountX402(app, { operations: paidOperations, execute, auth, log }, { ...limits, publicUrl: config.PUBLIC_URL })
   mountRest(app, { operations, execute, auth, log }, limits)
+  mountMcp(
+    app,
+    { operations, execute, auth, log },
+    {
+      version: VERSION,
+      bindHost: config.HOST,
+      publicUrl: config.PUBLIC_URL,
+      trustedProxies: config.TRUST_PROXY,
+      bodyLimit_bytes: BODY_LIMIT_BYTES,
+    },
+  )
+  const document = openApiDocument(operations, { version: VERSION })
+  const origin = (c: HttpContext) => originOf(c, { publicUrl: config.PUBLIC_URL, trustedProxies: config.TRUST_PROXY })
+  mountDiscovery(app, { operations, document, ping: deps.database.ping, log }, { version: VERSION, origin })
+  mountPages(
+    app,
+    { catalogue, document, origin, requestId: requestIdOf },
+    { version: VERSION, trialOps: config.SIGNUP_TRIAL_OPS },
+  )
+  app.onError((error, c) => errorResponse(error, requestIdOf(c), log))
 
   let housekeeping: NodeJS.Timeout | undefined
   const purge = async (): Promise<void> => {
@@ -130,8 +156,13 @@ function facilitatorSettings(config: Config): FacilitatorSettings {
   return { kind: 'url', url: config.X402_FACILITATOR_URL }
 }
 
+/** @throws ConfigError when PRICES_FILE cannot be read or used */
 function loadCatalogue(config: Config): Catalogue {
   if (config.PRICES_FILE === undefined) return createCatalogue()
-  const operatorPrices = operatorPricesSchema.parse(JSON.parse(readFileSync(config.PRICES_FILE, 'utf8')))
-  return createCatalogue({ operatorPrices })
+  try {
+    return createCatalogue({ operatorPrices: operatorPricesSchema.parse(JSON.parse(readFileSync(config.PRICES_FILE, 'utf8'))) })
+  } catch (error) {
+    const reason = error instanceof z.ZodError ? z.prettifyError(error) : error instanceof Error ? error.message : String(error)
+    throw new ConfigError(`PRICES_FILE ${config.PRICES_FILE} cannot be used: ${reason}`)
+  }
 }

@@ -87,7 +87,7 @@ export class ConfigError extends Error {}
  * Reads the whole configuration from the environment (contract section 11). Empty variables count as unset.
  * @throws ConfigError naming every bad value
  */
-export function readConfig(environment: Record<string, string | undefined>): Config {
+export function readConfig(environment: Record<string, string | undefined> = process.env): Config {
   const set = Object.fromEntries(Object.entries(environment).filter(([, value]) => value !== undefined && value !== ''))
   const parsed = environmentSchema.safeParse(set)
   const contradictions = parsed.success ? crossChecks(parsed.data) : []

@@ -16,7 +16,7 @@ const DRAIN_MS = 10_000
 const SERVER_LIMITS = { requestTimeout: 30_000, headersTimeout: 15_000, keepAliveTimeout: 65_000, maxHeaderSize: 16 * 1024 }
 
 async function main(): Promise<void> {
-  const config = readConfig(process.env)
+  const config = readConfig()
   const log = createLog(config.LOG_LEVEL)
   const database = await openDatabase({
     url: config.DATABASE_URL,
@@ -47,6 +47,13 @@ async function main(): Promise<void> {
       if (process.stdout.isTTY || config.LOG_LEVEL !== 'silent') process.stdout.write(welcome(origin))
     },
   )
+
+  server.on('error', (error) => {
+    process.stderr.write(
+      `Cannot listen on ${config.HOST} port ${config.PORT}: ${error.message}. Set HOST and PORT to a free address.\n`,
+    )
+    process.exit(1)
+  })
 
   let stopping = false
   const stop = async (signal: string): Promise<void> => {
@@ -84,7 +91,7 @@ const welcome = (origin: string): string => `
 Gvnr answers at ${origin}
 
   Make an account   curl -X POST ${origin}/v1/account
-  Add it to Claude  claude mcp add gvnr --transport http "${origin}/mcp?api_key=bg_…"
+  Add it to Claude  claude mcp add gvnr --transport http ${origin}/mcp --header "Authorization: Bearer bg_…"
   Reference         ${origin}/docs
 
 `

@@ -86,7 +86,10 @@ export class KeyResolver {
   async announceRevoked(keyHash: Buffer): Promise<void> {
     const hash = keyHash.toString('base64')
     this.#evict(hash)
-    await this.#database.notify(REVOKED_CHANNEL, hash)
+    // The revocation is committed: without the notification the other processes find it by polling.
+    await this.#database
+      .notify(REVOKED_CHANNEL, hash)
+      .catch((error: unknown) => this.#log.warn({ err: error }, 'announcing a revoked key failed, polling will find it'))
   }
 
   /** A key that was just made may have been asked for, and remembered as unknown, before. */
@@ -105,11 +108,11 @@ export class KeyResolver {
   async #resolveFromDatabase(hash: string): Promise<KeyCaller | null> {
     const epoch = this.#epoch
     const row = await this.#lookups.submit(Buffer.from(hash, 'base64'))
-    if (row === null) {
+    // A revoked key never comes back, so both may be remembered.
+    if (row === null || row.revokedMs !== null) {
       this.#unknown.set(hash, true)
       return null
     }
-    if (row.revokedMs !== null) return null
     const caller: KeyCaller = {
       kind: 'key',
       accountId: row.accountId,

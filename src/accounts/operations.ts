@@ -184,8 +184,8 @@ export const revokeKey = defineOperation({
   input: z.object({ key_id: text(1, 64) }),
   output: z.object({ ok: z.literal(true), key_id: z.string() }),
   errors: ['not_found'],
-  async run({ accounts }: AccountDeps, input, { caller }) {
-    await accounts.revokeKey(caller.accountId, input.key_id)
+  async run({ accounts }: AccountDeps, input, context) {
+    await accounts.revokeKey(context.caller.accountId, context, input.key_id)
     return { ok: true as const, key_id: input.key_id }
   },
 })
@@ -193,7 +193,7 @@ export const revokeKey = defineOperation({
 const EMAIL_PATH = '/v1/account/notification-email'
 const ownerOnly = { kind: 'key', scopes: ['owner'] } as const
 /** Deliberately plain: one @, no spaces or control characters, a dot in the domain. The mail server has the last word. */
-const EMAIL = /^[^\s@<>()[\],;:\\"]+@[^\s@<>()[\],;:\\"]+\.[^\s@.<>()[\],;:\\"]+$/u
+const EMAIL = /^[^\s\p{Cc}@<>()[\],;:\\"]+@[^\s\p{Cc}@<>()[\],;:\\"]+\.[^\s\p{Cc}@.<>()[\],;:\\"]+$/u
 
 export const setNotificationEmail = defineOperation({
   name: 'set_notification_email',

@@ -104,9 +104,12 @@ export class AccountService {
       createdMs,
       expiresMs: wanted.expiresInSeconds === null ? null : createdMs + wanted.expiresInSeconds * 1000,
     }
-    // Resumed: the first run may have made the row, but its secret is lost. Nobody has it, so this one takes its place.
-    if (!(await withDatabaseFailure(insertKey(this.#database, row))))
+    if (!(await withDatabaseFailure(insertKey(this.#database, row)))) {
+      // Not resumed: another process has taken this request over meanwhile and handed its own secret out.
+      if (!call.resumed) throw new DomainError('idempotency_conflict', { retryAfterSeconds: 1 })
+      // Resumed: the first run may have made the row, but its secret is lost. Nobody has it, so this one takes its place.
       await withDatabaseFailure(replaceKeyHash(this.#database, row))
+    }
     return { apiKey, row }
   }
 
@@ -115,10 +118,10 @@ export class AccountService {
   }
 
   /** Kills a key at once here, and within a second on every process. @throws DomainError `not_found` */
-  async revokeKey(accountId: string, keyId: string): Promise<void> {
-    const hash = isUuid(keyId)
-      ? await withDatabaseFailure(revokeKey(this.#database, accountId, keyId, this.#clock.now()))
-      : undefined
+  async revokeKey(accountId: string, call: Pick<CallId, 'resumed'>, keyId: string): Promise<void> {
+    // Resumed: the first run may have revoked it; that is this call's success.
+    const options = { now_ms: this.#clock.now(), evenRevoked: call.resumed }
+    const hash = isUuid(keyId) ? await withDatabaseFailure(revokeKey(this.#database, accountId, keyId, options)) : undefined
     if (hash === undefined)
       throw new DomainError('not_found', {
         hint: 'This account has no live key with that key_id. GET /v1/account/keys lists them.',

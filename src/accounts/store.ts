@@ -91,17 +91,17 @@ export async function listKeys({ orm }: Database, accountId: string, limit: numb
   return orm.select().from(apiKeys).where(eq(apiKeys.accountId, accountId)).orderBy(desc(apiKeys.keyId)).limit(limit)
 }
 
-/** @returns the hash of the revoked key, or undefined when the account has no such live key */
+/** @returns the hash of the revoked key, or undefined when the account has no such key that is live (or, with `evenRevoked`, none at all) */
 export async function revokeKey(
   { orm }: Database,
   accountId: string,
   keyId: string,
-  now_ms: number,
+  { now_ms, evenRevoked }: { now_ms: number; evenRevoked: boolean },
 ): Promise<Buffer | undefined> {
   const [row] = await orm
     .update(apiKeys)
-    .set({ revokedMs: now_ms })
-    .where(and(eq(apiKeys.accountId, accountId), eq(apiKeys.keyId, keyId), isNull(apiKeys.revokedMs)))
+    .set({ revokedMs: sql`coalesce(${apiKeys.revokedMs}, ${now_ms})` })
+    .where(and(eq(apiKeys.accountId, accountId), eq(apiKeys.keyId, keyId), evenRevoked ? undefined : isNull(apiKeys.revokedMs)))
     .returning({ keyHash: apiKeys.keyHash })
   return row?.keyHash
 }

@@ -91,6 +91,7 @@ export const topup = defineOperation({
     payment,
   }),
   query: ['usd'],
+  countsOnce: true,
   output: paidOutput,
   errors: ['invalid_amount', 'below_minimum', 'above_maximum', ...X402_ERRORS],
   async run(deps: Deps, input, { caller }) {
@@ -108,6 +109,7 @@ export const topupPack = defineOperation({
   path: '/v1/account/topup/{pack}',
   access: { kind: 'key', scopes: ['owner'] },
   input: z.object({ pack: packName, payment }),
+  countsOnce: true,
   output: paidOutput.extend({ pack: z.string() }),
   errors: ['invalid_pack', ...X402_ERRORS],
   async run(deps: Deps, input, { caller }) {

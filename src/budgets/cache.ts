@@ -10,6 +10,8 @@ export type CachedAccount = {
   ops: bigint
   clockMs: number
   envelopes: Map<string, EnvelopeState | null>
+  /** Envelopes it had when the cache last weighed it. */
+  weighed: number
 }
 
 const MAX_ACCOUNTS = 20_000
@@ -45,6 +47,7 @@ export class AccountCache {
       ops: loaded.ops,
       clockMs: loaded.clockMs,
       envelopes: new Map(),
+      weighed: 0,
     }
     this.#accounts.set(loaded.accountId, fresh)
     return fresh
@@ -65,6 +68,14 @@ export class AccountCache {
     for (const [agentId, envelope] of change.limited) account.envelopes.set(agentId, envelope)
     for (const hold of change.newHolds) this.#holds.set(hold.holdId, { hold, owner: account })
     for (const hold of change.resolvedHolds) if (hold.state !== HOLD_STATE.open) this.#holds.delete(hold.holdId)
-    if (this.#accounts.get(account.accountId) === account) this.#accounts.set(account.accountId, account)
+    this.#weigh(account)
+  }
+
+  /** The cache takes an entry's size when it is put in and not again for the same object: one that has grown is put in anew. */
+  #weigh(account: CachedAccount): void {
+    if (account.weighed === account.envelopes.size || this.#accounts.get(account.accountId) !== account) return
+    this.#accounts.delete(account.accountId)
+    account.weighed = account.envelopes.size
+    this.#accounts.set(account.accountId, account)
   }
 }

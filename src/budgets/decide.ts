@@ -55,8 +55,19 @@ export function decide(
   now_ms: number,
 ): { outcomes: Outcome[]; change: AccountChange } {
   const draft = new Draft(state, now_ms)
-  const outcomes = commands.map((command) => draft.apply(command))
-  return { outcomes, change: draft }
+  const outcomes = new Map<Command, Outcome>()
+  for (const command of inFairOrder(commands)) outcomes.set(command, draft.apply(command))
+  return { outcomes: commands.flatMap((command) => outcomes.get(command) ?? []), change: draft }
+}
+
+/**
+ * The order of arrival, but clearances last when a settlement of "the most recent" is among the commands: that must not overlook a hold which
+ * this very batch makes. The commands of a batch are all under way at once, so any order of them is a fair one.
+ */
+function inFairOrder(commands: readonly Command[]): readonly Command[] {
+  const isClear = ({ kind }: Command): boolean => kind === 'clear'
+  if (!commands.some((command) => command.kind === 'settle' && command.holdId === null)) return commands
+  return [...commands.filter((command) => !isClear(command)), ...commands.filter(isClear)]
 }
 
 /** `window` as it stands at `at_ms`: the spend of an instance that has passed reads as 0. */
@@ -328,15 +339,16 @@ class Draft implements AccountChange {
       clockMs: this.clockMs,
       createdMs: before?.createdMs ?? this.clockMs,
     }
-    this.#limit(command, envelope)
+    if (!command.resumed) this.#limit(command, envelope)
     const tightest = tightestOf(command.agentId, envelope, this.clockMs)
     if (tightest === null) throw new Error('an envelope needs at least one limit')
     return { tightest }
   }
 
   #deleteEnvelope(command: DeleteEnvelopeCommand): OutcomeOf['delete_envelope'] {
+    if (command.resumed) return { existed: true }
     const before = this.#envelope(command.agentId)
-    if (before === null || before.limits.every((limit) => limit === null)) return { existed: command.resumed && before !== null }
+    if (before === null || before.limits.every((limit) => limit === null)) return { existed: false }
     this.#limit(command, { ...before, limits: NO_LIMITS, spent: spentAt(before, this.clockMs), clockMs: this.clockMs })
     return { existed: true }
   }

@@ -2,7 +2,7 @@ import { Batcher } from '../core/batcher.ts'
 import type { Clock } from '../core/clock.ts'
 import { DomainError } from '../core/errors.ts'
 import type { Database } from '../db/client.ts'
-import { databaseFailure } from '../db/failure.ts'
+import { databaseFailure, isUniqueViolation } from '../db/failure.ts'
 import { AccountCache, type CachedAccount } from './cache.ts'
 import { decide } from './decide.ts'
 import { loadMissing } from './load.ts'
@@ -90,14 +90,18 @@ export class DecisionEngine {
       const undecided = groups.filter((group) => group.items.some((item) => !results.has(item)))
       for (const group of undecided) this.#cache.drop(group.accountId)
       const failure = databaseFailure(error)
-      const splittable = undecided.length > 1 || undecided.some((group) => group.items.length > 1)
-      if (failure === null && splittable) {
-        for (const group of undecided)
-          for (const item of group.items) await this.#decideGroups([{ accountId: group.accountId, items: [item] }], results)
-      } else {
-        for (const group of undecided)
-          for (const item of group.items) results.set(item, { status: 'rejected', reason: failure ?? error })
-      }
+      const [first, ...others] = undecided.flatMap((group) => group.items)
+      if (first === undefined) return
+      if (failure !== null) {
+        for (const item of [first, ...others]) results.set(item, { status: 'rejected', reason: failure })
+      } else if (others.length > 0) {
+        for (const item of [first, ...others]) await this.#decideGroups([{ accountId: item.accountId, items: [item] }], results)
+      } else if (isUniqueViolation(error) && !first.command.resumed) {
+        // This process stood still, another took the request over and has carried it out: answer what it did.
+        const resumed = { ...first, command: { ...first.command, resumed: true } }
+        await this.#decideGroups([{ accountId: first.accountId, items: [resumed] }], results)
+        results.set(first, results.get(resumed) ?? { status: 'rejected', reason: error })
+      } else results.set(first, { status: 'rejected', reason: error })
     }
   }
 
@@ -127,7 +131,8 @@ export class DecisionEngine {
     const accounts = new Map<string, CachedAccount>()
     for (const [index, group] of groups.entries()) {
       const ready = loaded[index]
-      if (!ready) continue
+      if (ready === 'moved') outcomes.set(group.accountId, [])
+      if (!ready || ready === 'moved') continue
       const decision = decide(ready.state, ready.commands, now_ms)
       outcomes.set(group.accountId, decision.outcomes)
       changes.push(decision.change)

@@ -6,24 +6,26 @@ import { type LaneSql, type LoadedHold, loadEnvelopes, loadHolds, loadLatestOpen
 export type AccountCommands = { readonly accountId: string; readonly commands: readonly Command[] }
 export type Ready = { readonly cached: CachedAccount; readonly state: AccountState; readonly commands: readonly Command[] }
 
-/** How often an account may move between two reads before the caller has to take its lock. */
-const MAX_ROUNDS = 6
+/** How often an account may move between two reads before it is given up as `moved`. */
+const MAX_ROUNDS = 4
 
 /**
  * Brings everything the commands may read into memory, all of one account as of one version. Nothing is read that the cache has.
- * @returns for each account its state, or null when the account does not exist
- * @throws when an account keeps moving while it is read
+ * @returns for each account its state, null when the account does not exist, `moved` when other processes kept changing it while it was read
  */
 export async function loadMissing(
   lane: LaneSql,
   cache: AccountCache,
   groups: readonly AccountCommands[],
   now_ms: number,
-): Promise<(Ready | null)[]> {
-  const requests = await findResumed(lane, groups)
+): Promise<(Ready | null | 'moved')[]> {
   const ready = new Map<string, Ready | null>()
-  for (let round = 0; round < MAX_ROUNDS && ready.size < requests.length; round++) {
-    const open = requests.filter((request) => !ready.has(request.accountId))
+  for (let round = 0; round < MAX_ROUNDS && ready.size < groups.length; round++) {
+    const open = await findResumed(
+      lane,
+      cache,
+      groups.filter((group) => !ready.has(group.accountId)),
+    )
     const holds = await holdsFor(lane, cache, open, now_ms)
     await envelopesFor(lane, cache, open, holds)
     for (const request of open) {
@@ -33,13 +35,9 @@ export async function loadMissing(
         ready.set(request.accountId, { cached, state: stateOf(cached, holds.get(request.accountId)), commands: request.commands })
     }
   }
-  // An entry that was written while the state was read may already be in that state: begin again, now knowing it. One that is still
-  // missing after the read cannot be written before us, since every entry moves the version.
-  if (countNew(await findResumed(lane, groups)) < countNew(requests)) return loadMissing(lane, cache, groups, now_ms)
-  return requests.map(({ accountId }) => {
+  return groups.map(({ accountId }) => {
     const found = ready.get(accountId)
-    if (found === undefined) throw new Error('an account kept changing while it was read')
-    return found
+    return found === undefined ? 'moved' : found
   })
 }
 
@@ -55,7 +53,8 @@ const stateOf = (cached: CachedAccount, set: HoldSet | undefined): AccountState 
   holds: set?.holds ?? new Map(),
 })
 
-function isConsistent(cached: CachedAccount, request: AccountCommands, set: HoldSet | undefined): boolean {
+function isConsistent(cached: CachedAccount, request: LoadRequest, set: HoldSet | undefined): boolean {
+  if (request.asOf !== undefined && request.asOf !== cached.version) return false
   if (set !== undefined && set.version !== cached.version) return false
   for (const agentId of agentsOf(request, set)) if (!cached.envelopes.has(agentId)) return false
   return true
@@ -108,7 +107,7 @@ async function holdsFor(
     }
   }
   const pairs: Pair[] = []
-  const latest: Promise<void>[] = []
+  const reads: Promise<void>[] = []
   for (const { accountId, commands } of requests) {
     const cached = cache.get(accountId)
     for (const holdId of holdIdsOf(commands)) {
@@ -117,10 +116,11 @@ async function holdsFor(
       else pairs.push([accountId, holdId])
     }
     for (const [agentId, count] of latestWanted(commands))
-      latest.push(loadLatestOpen(lane, accountId, agentId, now_ms, count).then(addLoaded))
+      reads.push(loadLatestOpen(lane, accountId, agentId, now_ms, count).then(addLoaded))
   }
-  if (pairs.length > 0) addLoaded(await loadHolds(lane, pairs))
-  await Promise.all(latest)
+  if (pairs.length > 0) reads.push(loadHolds(lane, pairs).then(addLoaded))
+  // Awaited together: one that fails while another is awaited would end the process as an unhandled rejection.
+  await Promise.all(reads)
   return sets
 }
 
@@ -146,21 +146,33 @@ function latestWanted(commands: readonly Command[]): Map<string, number> {
   return new Map([...wanted].map(([agentId, count]) => [agentId, count + named]))
 }
 
-/** Commands to be carried out, not found done. */
-const countNew = (groups: readonly AccountCommands[]): number =>
-  groups.reduce((sum, { commands }) => sum + commands.filter((command) => !command.resumed).length, 0)
+/** `asOf`: the account version in which the ledger was asked about resumed commands. */
+type LoadRequest = AccountCommands & { readonly asOf?: bigint }
 
-/** A command that an interrupted run has already carried out becomes one that finds that run's result. */
-async function findResumed(lane: LaneSql, groups: readonly AccountCommands[]): Promise<readonly AccountCommands[]> {
+/**
+ * A command that an interrupted run has already carried out becomes one that finds that run's result. Should that run not be dead but
+ * slow, and finish after the ledger was read, the account has moved and is read again.
+ */
+async function findResumed(
+  lane: LaneSql,
+  cache: AccountCache,
+  groups: readonly AccountCommands[],
+): Promise<readonly LoadRequest[]> {
   const pairs = groups.flatMap(({ accountId, commands }) =>
     commands.filter((command) => command.resumed).map((command): Pair => [accountId, command.id]),
   )
   if (pairs.length === 0) return groups
-  const entries = new Map((await loadLedgerEntries(lane, pairs)).map((entry) => [entry.entryId, entry.holdId]))
+  const loaded = await loadLedgerEntries(lane, pairs)
+  for (const entry of loaded) cache.adopt(entry)
+  const versions = new Map(loaded.map((entry) => [entry.accountId, entry.version]))
+  const holdIds = new Map(loaded.filter((entry) => entry.recorded).map((entry) => [entry.commandId, entry.holdId]))
   const adapt = (command: Command): Command => {
     if (!command.resumed || command.kind === 'clear') return command
-    if (!entries.has(command.id)) return { ...command, resumed: false }
-    return command.kind === 'settle' ? { ...command, holdId: entries.get(command.id) ?? command.holdId } : command
+    if (!holdIds.has(command.id)) return { ...command, resumed: false }
+    return command.kind === 'settle' ? { ...command, holdId: holdIds.get(command.id) ?? command.holdId } : command
   }
-  return groups.map(({ accountId, commands }) => ({ accountId, commands: commands.map(adapt) }))
+  return groups.map(({ accountId, commands }) => {
+    const asOf = versions.get(accountId)
+    return { accountId, commands: commands.map(adapt), ...(asOf !== undefined && { asOf }) }
+  })
 }

@@ -73,7 +73,11 @@ export const setEnvelope = defineOperation({
     agent_id: z.string(),
     limit_usd: usd,
     window: windowSchema,
-    limits: z.record(windowSchema, usd.optional()).optional().describe('The whole set, when it was set as limits'),
+    limits: z
+      .object({ hourly: usd, daily: usd, weekly: usd, monthly: usd, session: usd })
+      .partial()
+      .optional()
+      .describe('The whole set, when it was set as limits'),
   }),
   tool: { readOnlyHint: false, destructiveHint: false, idempotentHint: true, openWorldHint: false },
   async run({ budgets }: BudgetDeps, input, context) {

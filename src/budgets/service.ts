@@ -173,16 +173,17 @@ export class BudgetService {
     await this.grant(accountId, { operationId, resumed: true }, -ops, detail, 'correction')
     const lane = { sql: this.#database.sql, prepare: this.#database.prepare }
     const [entry] = await withDatabaseFailure(loadLedgerEntries(lane, [[accountId, operationId]]))
-    if (entry === undefined) throw new Error(`correction ${operationId} left no ledger entry`)
-    return -entry.ops
+    if (!entry?.recorded) throw new Error(`correction ${operationId} left no ledger entry`)
+    return -entry.opsDelta
   }
 
   async #read(accountId: string, agentId: string | null): Promise<EnvelopeView[]> {
-    const rows = await readEnvelopes({ sql: this.#database.sql, prepare: this.#database.prepare }, accountId, agentId)
+    const lane = { sql: this.#database.sql, prepare: this.#database.prepare }
+    const rows = await withDatabaseFailure(readEnvelopes(lane, accountId, agentId))
     const now_ms = this.#clock.now()
     return rows.flatMap((row) => {
       // The account may have decided at a later time than this process's clock shows; a window never runs backwards.
-      const limits = limitsOf(row.agentId, row.envelope, Math.max(now_ms, row.envelope.clockMs))
+      const limits = limitsOf(row.agentId, row.envelope, Math.max(now_ms, row.accountClockMs))
       const tightest = limits.reduce<LimitView | undefined>(
         (least, limit) => (least && least.remaining <= limit.remaining ? least : limit),
         undefined,

@@ -13,7 +13,8 @@ const query = (lane: LaneSql, text: string, values: string[]): Promise<Row[]> =>
 
 const LIMITS = 'limit_hourly_nanousd, limit_daily_nanousd, limit_weekly_nanousd, limit_monthly_nanousd, limit_session_nanousd'
 const SPENDS = 'spent_hourly_nanousd, spent_daily_nanousd, spent_weekly_nanousd, spent_monthly_nanousd, spent_session_nanousd'
-const ENVELOPE_COLUMNS = `${LIMITS}, ${SPENDS}, e.clock_ms as envelope_clock_ms, e.created_ms`
+/** Of envelopes e, for `envelopeOf`. */
+export const ENVELOPE_COLUMNS = `${LIMITS}, ${SPENDS}, e.clock_ms as envelope_clock_ms, e.created_ms`
 const HOLD_COLUMNS =
   'h.hold_id, h.agent_id, h.kind, h.state, h.model, h.estimate_nanousd, h.rates, h.charged, h.taken_ms, h.expires_ms, h.resolved_ms, h.actual_nanousd, h.outcome'
 
@@ -79,7 +80,7 @@ export async function loadLatestOpen(
     lane,
     `select a.account_id, a.version, a.ops, a.clock_ms, ${HOLD_COLUMNS}
      from accounts a left join lateral (
-       select * from holds where account_id = $1 and agent_id = $2 and state = ${HOLD_STATE.open} and kind = ${HOLD_KIND.clearance} and expires_ms > $3
+       select * from holds where account_id = $1 and agent_id = $2 and state = ${HOLD_STATE.open} and kind = ${HOLD_KIND.clearance} and expires_ms > greatest($3, a.clock_ms)
        order by hold_id desc limit $4) h on true
      where a.account_id = $1`,
     [accountId, agentId, String(now_ms), String(count)],
@@ -87,21 +88,31 @@ export async function loadLatestOpen(
   return rows.map(loadedHold)
 }
 
-/** Which of these commands an interrupted earlier run has already recorded, with the hold each resolved and the ops it moved. */
-export async function loadLedgerEntries(
-  lane: LaneSql,
-  pairs: readonly Pair[],
-): Promise<{ entryId: string; holdId: string | null; ops: bigint }[]> {
+export type LoadedEntry = LoadedAccount & {
+  readonly commandId: string
+  readonly recorded: boolean
+  /** The hold that it resolved. */
+  readonly holdId: string | null
+  /** The ops that it moved; 0 when it is not recorded. */
+  readonly opsDelta: bigint
+}
+
+/** Which of these commands an interrupted earlier run has already recorded, as of the account's version. */
+export async function loadLedgerEntries(lane: LaneSql, pairs: readonly Pair[]): Promise<LoadedEntry[]> {
   const rows = await query(
     lane,
-    `select l.entry_id, l.hold_id, l.ops_delta from unnest($1::uuid[], $2::uuid[]) u(account_id, entry_id)
-     join ledger l on l.account_id = u.account_id and l.entry_id = u.entry_id`,
+    `select a.account_id, a.version, a.ops, a.clock_ms, u.entry_id, l.entry_id is not null as recorded, l.hold_id, coalesce(l.ops_delta, 0) as ops_delta
+     from unnest($1::uuid[], $2::uuid[]) u(account_id, entry_id)
+     join accounts a on a.account_id = u.account_id
+     left join ledger l on l.account_id = u.account_id and l.entry_id = u.entry_id`,
     pairLiterals(pairs),
   )
   return rows.map((row) => ({
-    entryId: row.entry_id as string,
+    ...loadedAccount(row),
+    commandId: row.entry_id as string,
+    recorded: row.recorded as boolean,
     holdId: row.hold_id as string | null,
-    ops: row.ops_delta as bigint,
+    opsDelta: row.ops_delta as bigint,
   }))
 }
 
@@ -173,7 +184,7 @@ function writeStatement(changes: readonly AccountChange[]): { text: string; valu
   }
   const denied = listsOf(changes, (change) => change.denials)
   if (denied.length > 0) {
-    // A request taken up after a crash may have left its denial or ledger row already; ids are otherwise never reused.
+    // A request taken up after a crash may have left its denial already; ids are otherwise never reused.
     parts.push(`denied as (
   insert into denials (account_id, denial_id, agent_id, model, estimate_nanousd, reason, denied_ms)
   select * from unnest(${p.add('uuid', denied, (r, a) => a.raw(r[0]))}, ${p.add('uuid', denied, (r, a) => a.raw(r[1].id))}, ${p.add('text', denied, (r, a) => a.text(r[1].agentId))}, ${p.add('text', denied, (r, a) => a.text(r[1].model))}, ${p.add('bigint', denied, (r, a) => a.raw(r[1].estimate))}, ${p.add('text', denied, (r, a) => a.raw(r[1].reason))}, ${p.add('bigint', denied, (r, a) => a.raw(r[1].atMs))}) u(account_id)
@@ -181,10 +192,11 @@ function writeStatement(changes: readonly AccountChange[]): { text: string; valu
   }
   const entries = listsOf(changes, (change) => change.ledger)
   if (entries.length > 0) {
+    // As with holds, an id that is taken must fail: the same command was carried out by another process meanwhile.
     parts.push(`entries as (
   insert into ledger (account_id, entry_id, kind, agent_id, hold_id, ops_delta, amount_nanousd, detail, at_ms)
   select * from unnest(${p.add('uuid', entries, (r, a) => a.raw(r[0]))}, ${p.add('uuid', entries, (r, a) => a.raw(r[1].id))}, ${p.add('text', entries, (r, a) => a.raw(r[1].kind))}, ${p.add('text', entries, (r, a) => a.text(r[1].agentId))}, ${p.add('uuid', entries, (r, a) => a.raw(r[1].holdId))}, ${p.add('bigint', entries, (r, a) => a.raw(r[1].ops))}, ${p.add('bigint', entries, (r, a) => a.raw(r[1].amount))}, ${p.add('text', entries, (r, a) => a.text(r[1].detail))}, ${p.add('bigint', entries, (r, a) => a.raw(r[1].atMs))}) u(account_id)
-  where u.account_id ${inLocked} on conflict do nothing)`)
+  where u.account_id ${inLocked})`)
   }
   return { text: `${parts.join(',\n')}\nselect account_id from locked`, values: p.values() }
 }
@@ -277,17 +289,24 @@ function loadedHold(row: Row): LoadedHold {
   return { ...loadedAccount(row), hold }
 }
 
-/** All envelopes of an account that have a limit, by agent id; `agentId` picks one. */
+/**
+ * All envelopes of an account that have a limit, by agent id; `agentId` picks one. With the account's clock: its decisions, and so
+ * its windows, never run backwards behind it.
+ */
 export async function readEnvelopes(
   lane: LaneSql,
   accountId: string,
   agentId: string | null,
-): Promise<{ agentId: string; envelope: EnvelopeState }[]> {
+): Promise<{ agentId: string; envelope: EnvelopeState; accountClockMs: number }[]> {
   const rows = await query(
     lane,
-    `select e.agent_id, ${ENVELOPE_COLUMNS} from envelopes e
+    `select e.agent_id, a.clock_ms, ${ENVELOPE_COLUMNS} from envelopes e join accounts a on a.account_id = e.account_id
      where e.account_id = $1 ${agentId === null ? '' : 'and e.agent_id = $2'} and coalesce(${LIMITS}) is not null order by e.agent_id`,
     agentId === null ? [accountId] : [accountId, agentId],
   )
-  return rows.map((row) => ({ agentId: row.agent_id as string, envelope: envelopeOf(row) }))
+  return rows.map((row) => ({
+    agentId: row.agent_id as string,
+    envelope: envelopeOf(row),
+    accountClockMs: Number(row.clock_ms),
+  }))
 }

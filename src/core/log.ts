@@ -1,6 +1,6 @@
 import { type Logger, pino } from 'pino'
 
-export type Log = Pick<Logger, 'debug' | 'info' | 'warn' | 'error' | 'fatal'>
+export type Log = Pick<Logger, 'debug' | 'info' | 'warn' | 'error' | 'fatal' | 'isLevelEnabled'>
 
 /** Anything shaped like a key, wherever it appears. */
 const KEY = /bg_[0-9a-f]{8,}/gi

@@ -1,4 +1,5 @@
 import { EventEmitter } from 'node:events'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { drizzle, type PostgresJsDatabase } from 'drizzle-orm/postgres-js'
 import postgres from 'postgres'
 import { startPglite } from './pglite.ts'
@@ -65,6 +66,7 @@ const CLOSE_TIMEOUT_SECONDS = 5
 const STATEMENT_TIMEOUT_MS = 10_000
 const LOCK_TIMEOUT_MS = 5_000
 const IDLE_IN_TRANSACTION_TIMEOUT_MS = 10_000
+const REVIVE_INTERVAL_MS = 100
 const RETRY_SECONDS = { first: 0.05, most: 0.5 }
 /** protocol_violation: how PgBouncer refuses a startup parameter it does not know. */
 const CODE_PROTOCOL_VIOLATION = '08P01'
@@ -107,15 +109,18 @@ function connectPostgres(url: string, prepare: boolean, options: DatabaseOptions
     lock_timeout: LOCK_TIMEOUT_MS,
     idle_in_transaction_session_timeout: IDLE_IN_TRANSACTION_TIMEOUT_MS,
   }
-  const client = (max: number): Sql =>
-    postgres(url, {
+  const client = (max: number): Sql => {
+    const sql: Sql = postgres(url, {
       ...commonOptions(),
       max,
       prepare,
+      onclose: onceAtATime(() => reviveConnections(sql, max)),
       connect_timeout: CONNECT_TIMEOUT_SECONDS,
       backoff: (attempt) => Math.min(RETRY_SECONDS.first * 2 ** attempt, RETRY_SECONDS.most),
       connection: { application_name: 'gvnr', ...(prepare ? timeouts : {}) },
     })
+    return sql
+  }
   const sql = client(options.poolSize ?? POOL_SIZE)
   const laneSql = client(options.laneConnections ?? LANE_CONNECTIONS)
   const close = async () => {
@@ -184,6 +189,20 @@ async function openPglite(dataDir: string, log: Log): Promise<Database> {
   } catch (error) {
     await database.close()
     throw error
+  }
+}
+
+/**
+ * After a loss, opens the pool's connections again and gives each a harmless first statement: postgres.js 3.4.9 keeps the FATAL message that ended a
+ * connection and reports it, however much later, to the first statement of the next connection in the same place.
+ */
+async function reviveConnections(sql: Sql, max: number): Promise<void> {
+  for (;;) {
+    await sleep(REVIVE_INTERVAL_MS, undefined, { ref: false })
+    // Sent together, each takes a connection of its own: the idle ones first, then the closed ones.
+    const pings = await Promise.allSettled(Array.from({ length: max }, () => ping(sql)))
+    const failures = pings.filter((result) => result.status === 'rejected')
+    if (failures.length === 0 || failures.some(({ reason }) => reason?.code === 'CONNECTION_ENDED')) return
   }
 }
 
@@ -287,6 +306,18 @@ function readUrl(url: string): { url: string; prepare: boolean } {
   for (const name of ['pgbouncer', 'prepare', 'channel_binding']) parameters.delete(name)
   const rest = parameters.toString()
   return { url: rest === '' ? base : `${base}?${rest}`, prepare }
+}
+
+/** Calls that come while one is under way are part of it. */
+function onceAtATime(run: () => Promise<void>): () => void {
+  let isRunning = false
+  return () => {
+    if (isRunning) return
+    isRunning = true
+    void run().finally(() => {
+      isRunning = false
+    })
+  }
 }
 
 function onceOnly(run: () => Promise<void>): () => Promise<void> {

@@ -43,3 +43,6 @@ export async function withDatabaseFailure<T>(call: Promise<T>): Promise<T> {
     throw databaseFailure(error) ?? error
   }
 }
+
+/** True when a row could not be inserted because its key is there already. */
+export const isUniqueViolation = (error: unknown): boolean => error instanceof Error && 'code' in error && error.code === '23505'

@@ -10,9 +10,13 @@ import { PGlite } from '@electric-sql/pglite'
 export type WorkerInput = { dataDir: string }
 /** Main thread to worker. */
 export type WorkerCommand = { kind: 'connect'; port: MessagePort } | { kind: 'close' }
+/** Worker to main thread: open for connections, or about to end because PostgreSQL broke. */
+export type WorkerEvent = { kind: 'ready' } | { kind: 'failed'; reason: string }
 
 /** An answer is sent on in pieces of about this size, so that a large result is parsed while the rest is produced. */
 const PIECE_BYTES = 256 * 1024
+/** How PGlite leaves the WASM code after an ordinary SQL error (its `POSTGRES_MAIN_LONGJMP`). */
+const STATUS_SQL_ERROR = 100
 const MESSAGE_SYNC = new Uint8Array([0x53, 0, 0, 0, 4])
 
 const main = parentPort
@@ -20,6 +24,21 @@ if (main === null) throw new Error('pglite-worker is a worker thread, start it t
 const { dataDir } = workerData as WorkerInput
 const pglite = await PGlite.create({ dataDir })
 let isSessionUsed = false
+
+/*
+ * PGlite swallows every exception out of the WASM code and tries again: after a FATAL error for ever, and after a trap (stack overflow in deeply
+ * nested JSON, out of memory) on broken state, with an answer missing. End the thread instead; the next one recovers from the log, as a server does.
+ */
+const { Module: postgres } = pglite
+const runMainLoop = postgres._PostgresMainLoopOnce
+postgres._PostgresMainLoopOnce = () => {
+  try {
+    runMainLoop()
+  } catch (error) {
+    if (!(error instanceof Object && 'status' in error && error.status === STATUS_SQL_ERROR)) fail(error)
+    throw error
+  }
+}
 
 main.on('message', async (command: WorkerCommand) => {
   if (command.kind === 'connect') {
@@ -30,7 +49,12 @@ main.on('message', async (command: WorkerCommand) => {
   await pglite.close()
   main.close() // nothing left to wait for: the thread ends
 })
-main.postMessage('ready')
+main.postMessage({ kind: 'ready' } satisfies WorkerEvent)
+
+function fail(error: unknown): never {
+  main?.postMessage({ kind: 'failed', reason: String(error) } satisfies WorkerEvent)
+  process.exit(1)
+}
 
 /** Runs whole protocol messages and posts what PostgreSQL writes. Runs to its end synchronously, so answers keep the order of requests. */
 function answer(port: MessagePort, request: Uint8Array): void {
@@ -58,10 +82,10 @@ function answer(port: MessagePort, request: Uint8Array): void {
 
 /**
  * The streaming call, because `execProtocolRaw` also parses every answer and keeps the parsed rows for ever. Without `syncToFs` (a no-op on a real
- * folder) it does all its work before it returns; a failure of PGlite itself must end the thread, hence no catch.
+ * folder) it does all its work before it returns.
  */
 function execute(request: Uint8Array, onRawData: (data: Uint8Array) => void): void {
-  void pglite.execProtocolRawStream(request, { syncToFs: false, onRawData })
+  pglite.execProtocolRawStream(request, { syncToFs: false, onRawData }).catch(fail)
 }
 
 /** What a server does when a connection ends: nothing of the previous one may be left (half a message, a transaction, prepared statements). */

@@ -1,10 +1,9 @@
-import { once } from 'node:events'
 import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Duplex } from 'node:stream'
 import { MessageChannel, type MessagePort, Worker } from 'node:worker_threads'
 import { lockFolder } from './folder-lock.ts'
-import type { WorkerCommand, WorkerInput } from './pglite-worker.ts'
+import type { WorkerCommand, WorkerEvent, WorkerInput } from './pglite-worker.ts'
 
 /** An embedded PostgreSQL: `connect` gives what a driver takes for a socket. One session, so the driver may hold one connection. */
 export type Pglite = {
@@ -16,42 +15,58 @@ export type Pglite = {
 const CANCEL_REQUEST_CODE = 80877102
 const CANCEL_REQUEST_BYTES = 16
 
+/** `isLost`: it broke or is about to; `ended` resolves when it no longer runs, so that never two threads have the folder. */
+type Thread = { worker: Worker; ended: Promise<unknown>; isLost: boolean }
+
 /**
- * Locks `folder`, starts PGlite on it in a worker thread (first start on an empty folder: some 4 s) and waits until it is ready. Should the thread
- * fail later, the open connection breaks and the next `connect` starts a new one, as with a server that restarts.
+ * Locks `folder`, starts PGlite on it in a worker thread (first start on an empty folder: some 4 s) and waits until it is ready. Should PostgreSQL
+ * break later, the open connection breaks and the next `connect` starts a new thread, which recovers, as with a server that restarts.
  */
 export async function startPglite(folder: string, log: (message: string) => void): Promise<Pglite> {
   const lock = await lockFolder(folder)
   const dataDir = join(folder, 'pgdata')
   try {
     await mkdir(dataDir, { recursive: true, mode: 0o700 })
-    let thread: Worker | null = startThread(dataDir)
-    const watch = (current: Worker): Worker =>
-      current
-        .on('error', (error) => log(`the embedded database stopped: ${error}`))
-        .on('exit', () => {
-          if (thread === current) thread = null
-        })
-    await isReady(thread, dataDir)
-    watch(thread)
+    const worker = startWorker(dataDir)
+    await isReady(worker, dataDir)
+    let thread = watch(worker, log)
     const connect = (): Duplex => {
-      thread ??= watch(startThread(dataDir))
       const { port1, port2 } = new MessageChannel()
-      thread.postMessage({ kind: 'connect', port: port2 } satisfies WorkerCommand, [port2])
-      return new BridgeSocket(port1)
+      const socket = new BridgeSocket(port1)
+      const handOver = () => {
+        if (thread.isLost) thread = watch(startWorker(dataDir), log)
+        const current = thread
+        socket.once('error', () => {
+          current.isLost = true
+        })
+        current.worker.postMessage({ kind: 'connect', port: port2 } satisfies WorkerCommand, [port2])
+      }
+      if (thread.isLost) void thread.ended.then(handOver)
+      else handOver()
+      return socket
     }
     const close = async () => {
-      try {
-        if (thread !== null) await stopThread(thread)
-      } finally {
-        await lock.release()
-      }
+      thread.worker.postMessage({ kind: 'close' } satisfies WorkerCommand)
+      await thread.ended
+      await lock.release()
     }
     return { connect, close }
   } catch (error) {
     await lock.release()
     throw error
   }
+}
+
+function watch(worker: Worker, log: (message: string) => void): Thread {
+  const ended = new Promise((resolve) => worker.once('exit', resolve))
+  const thread: Thread = { worker, ended, isLost: false }
+  const lose = (reason: unknown) => {
+    thread.isLost = true
+    log(`the embedded database stopped: ${String(reason)}`)
+  }
+  worker.on('error', lose)
+  worker.on('message', (event: WorkerEvent) => event.kind === 'failed' && lose(event.reason))
+  return thread
 }
 
 /** Passes bytes of the wire protocol to the worker thread and back; stands in for `net.Socket` in postgres.js. */
@@ -109,31 +124,26 @@ function isCancelRequest(chunk: Buffer): boolean {
 }
 
 /** From source (tests, development) Node 20 needs tsx inside the thread; a build has the compiled worker next to the bundle. */
-function startThread(dataDir: string): Worker {
+function startWorker(dataDir: string): Worker {
   const workerData: WorkerInput = { dataDir }
-  if (!import.meta.url.endsWith('.ts')) return new Worker(new URL('./pglite-worker.js', import.meta.url), { workerData })
+  if (!import.meta.url.endsWith('.ts'))
+    return new Worker(new URL('./pglite-worker.js', import.meta.url), { workerData, execArgv: [] })
   const tsx = import.meta.resolve('tsx/esm/api')
   const source = new URL('./pglite-worker.ts', import.meta.url).href
   const bootstrap = `import(${JSON.stringify(tsx)}).then(({ register }) => { register(); return import(${JSON.stringify(source)}) })`
-  return new Worker(bootstrap, { eval: true, workerData })
+  return new Worker(bootstrap, { eval: true, workerData, execArgv: [] })
 }
 
 /** The thread's first message says that the database is open. */
-async function isReady(thread: Worker, dataDir: string): Promise<void> {
+async function isReady(worker: Worker, dataDir: string): Promise<void> {
   try {
     await new Promise<unknown>((resolve, reject) => {
-      thread.once('message', resolve)
-      thread.once('error', reject)
-      thread.once('exit', () => reject(new Error('its thread ended')))
+      worker.once('message', resolve)
+      worker.once('error', reject)
+      worker.once('exit', () => reject(new Error('its thread ended')))
     })
   } catch (cause) {
     const reason = cause instanceof Error ? cause.message : String(cause)
     throw new Error(`the embedded database in ${dataDir} does not start: ${reason}`, { cause })
   }
-}
-
-async function stopThread(thread: Worker): Promise<void> {
-  const ended = once(thread, 'exit')
-  thread.postMessage({ kind: 'close' } satisfies WorkerCommand)
-  await ended
 }

@@ -107,8 +107,8 @@ export class IdempotencyService {
     } catch (error) {
       if (error instanceof DomainError && error.status < 500 && !error.retryable)
         await this.#store(request, claim, { status: error.status, body: error.toBody() })
-      // Refused before anything was decided, and worth another try: the key is free again.
-      else if (error instanceof DomainError && (error.code === 'overloaded' || error.status < 500))
+      // Refused before anything was decided, and worth another try: the key is free again. Not so when an earlier run may have done the work.
+      else if (!resumed && error instanceof DomainError && (error.code === 'overloaded' || error.status < 500))
         await deleteRequest(this.#database, claim).catch(() => {})
       // Nobody knows whether it was done: the next try finds out, at once instead of after the lease.
       else await takeOverRequest(this.#database, claim, this.#clock.now()).catch(() => {})
@@ -138,7 +138,7 @@ export class IdempotencyService {
 }
 
 function fingerprintOf(request: OnceRequest): Buffer {
-  const hash = createHash('sha256').update(JSON.stringify([request.operation, sorted(request.input)]))
+  const hash = createHash('sha256').update(JSON.stringify([request.operation, request.boundTo ?? null, sorted(request.input)]))
   // A sealed response can only be opened by the key that asked for it: another key is another request.
   if (request.sealWith !== undefined) hash.update(createHash('sha256').update(request.sealWith).digest())
   return hash.digest()

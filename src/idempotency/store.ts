@@ -90,11 +90,18 @@ export async function takeOverRequest({ orm }: Database, request: Claim, leaseMs
   return rows.length > 0
 }
 
+/** Stores the response of the process that holds the lease; one that lost it while it stood still changes nothing. */
 export async function storeResponse({ orm }: Database, claim: Claim, status: number, response: Buffer): Promise<void> {
   await orm
     .update(idempotentRequests)
     .set({ status, response })
-    .where(and(requestIs(claim.accountId, claim.key), eq(idempotentRequests.operationId, claim.operationId)))
+    .where(
+      and(
+        requestIs(claim.accountId, claim.key),
+        eq(idempotentRequests.operationId, claim.operationId),
+        eq(idempotentRequests.leaseMs, claim.leaseMs),
+      ),
+    )
 }
 
 /** Frees a key whose request failed in a way that trying again may cure. */

@@ -81,8 +81,8 @@ export const deleteRateEnvelope = defineOperation({
   input: z.object(keyFields),
   output: z.object({ success: z.literal(true), agent_id: z.string(), provider: z.string(), model: z.string() }),
   errors: ['not_found'],
-  async run({ rates }: RateDeps, input, { caller }) {
-    await rates.delete(keyOf(caller, input))
+  async run({ rates }: RateDeps, input, context) {
+    await rates.delete(keyOf(context.caller, input), context)
     return { success: true as const, ...input }
   },
 })

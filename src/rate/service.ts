@@ -49,9 +49,10 @@ export class RateService {
     }
   }
 
-  /** @throws DomainError `not_found` */
-  async delete(key: RateKey): Promise<void> {
-    if (!(await withDatabaseFailure(deleteRateEnvelope(this.#database, key)))) throw rateNotFound(key)
+  /** @param call resumed: an earlier run of this call may have deleted it already @throws DomainError `not_found` */
+  async delete(key: RateKey, call: { readonly resumed: boolean }): Promise<void> {
+    const existed = await withDatabaseFailure(deleteRateEnvelope(this.#database, key))
+    if (!existed && !call.resumed) throw rateNotFound(key)
   }
 
   async #checkAll(keys: RateKey[]): Promise<PromiseSettledResult<RateDecision>[]> {

@@ -44,8 +44,8 @@ export function mountRest<D>(app: Hono<HttpEnv>, deps: RestDeps<D>, options: Res
   }
 }
 
-/** `{agent_id}` becomes `:agent_id`; the last parameter takes the rest of the path, so ids may hold unescaped slashes. */
-export const honoPath = (path: string): string => path.replaceAll(/\{(\w+)\}$/g, ':$1{.+}').replaceAll(/\{(\w+)\}/g, ':$1')
+/** `{agent_id}` becomes `:agent_id`; the last parameter takes the rest of the path, so ids may hold unescaped slashes, and line breaks, which `.` would not match. */
+export const honoPath = (path: string): string => path.replaceAll(/\{(\w+)\}$/g, ':$1{[\\s\\S]+}').replaceAll(/\{(\w+)\}/g, ':$1')
 
 function handlerOf<D>(operation: Operation<D>, { execute, auth, log }: RestDeps<D>, options: RestOptions) {
   const hasParameters = operation.path.includes('{')
@@ -66,14 +66,18 @@ function handlerOf<D>(operation: Operation<D>, { execute, auth, log }: RestDeps<
         },
         input,
       )
-      log.debug({ request_id: id, method: c.req.method, path: loggedPath(c.req.url), status: result.status }, 'request')
+      logRequest(log, c, id, result.status)
       return jsonResponse(result.status, result.body, id, result.replayed ? { 'Idempotent-Replayed': 'true' } : undefined)
     } catch (error) {
       const response = errorResponse(error, id, log)
-      log.debug({ request_id: id, method: c.req.method, path: loggedPath(c.req.url), status: response.status }, 'request')
+      logRequest(log, c, id, response.status)
       return response
     }
   }
+}
+
+function logRequest(log: Log, c: HttpContext, request_id: string, status: number): void {
+  if (log.isLevelEnabled('debug')) log.debug({ request_id, method: c.req.method, path: loggedPath(c.req.url), status }, 'request')
 }
 
 export const isObject = (value: unknown): value is Record<string, unknown> =>
@@ -89,7 +93,7 @@ export function queryOf(c: HttpContext): Record<string, string> {
 function allowedMethods(operations: readonly { method: string; path: string }[]): (path: string) => string[] | null {
   const routes = operations.map(({ method, path }) => ({
     method: method.toUpperCase(),
-    pattern: new RegExp(`^${path.replaceAll(/\{\w+\}$/g, '.+').replaceAll(/\{\w+\}/g, '[^/]+')}$`),
+    pattern: new RegExp(`^${path.replaceAll(/\{\w+\}$/g, '[\\s\\S]+').replaceAll(/\{\w+\}/g, '[^/]+')}$`),
   }))
   return (path) => {
     const methods = [...new Set(routes.filter(({ pattern }) => pattern.test(path)).map(({ method }) => method))]

@@ -23,8 +23,6 @@ const encode = (value: unknown): string => Buffer.from(JSON.stringify(value)).to
  * Routes of the operations that are paid for over x402. Both versions of the protocol are answered on the same path: the terms go in
  * `PAYMENT-REQUIRED` for version 2 and in the body for version 1, a payment comes in `PAYMENT-SIGNATURE` or `X-PAYMENT`, the receipt goes in
  * `PAYMENT-RESPONSE` and `X-PAYMENT-RESPONSE`. Mounted before the other routes.
- *
- * No `Idempotency-Key` here: a client repeats its request with the payment added, and the payment itself is what counts once.
  */
 export function mountX402<D>(app: Hono<HttpEnv>, deps: RestDeps<D>, options: X402Options): void {
   for (const operation of deps.operations)
