@@ -1,9 +1,9 @@
 import { createPrivateKey, type KeyObject, randomBytes, sign } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { HTTPFacilitatorClient } from '@x402/core/http'
 import { type PaymentPayload, type PaymentRequirements, VerifyError } from '@x402/core/types'
 import { type BaseError, createWalletClient, fallback, type Hex, http, NonceTooLowError, publicActions } from 'viem'
 import { privateKeyToAccount } from 'viem/accounts'
-import { createNonceManager, jsonRpc } from 'viem/nonce'
 import type { Network } from './networks.ts'
 
 /** What a facilitator said about a settlement. Never proof: the chain is read before anything is credited. */
@@ -23,6 +23,7 @@ const CONFIRMATION_TIMEOUT_MS = 12_000
 const POLL_MS = 200
 /** Processes that share one gas account collide on its nonces; each collision costs one more try. */
 const NONCE_TRIES = 20
+const NONCE_WAIT_MS = 100
 const TX_HASH = /^0x[0-9a-f]{64}$/i
 
 /** A reason as facilitators word it; anything else (an exception's text may hold a node's URL and key) is not passed on. */
@@ -111,23 +112,19 @@ export async function ownFacilitator(network: Network, rpcUrls: readonly string[
     import('@x402/evm'),
     import('@x402/evm/exact/facilitator'),
   ])
-  const nonceManager = createNonceManager({ source: jsonRpc() })
-  const account = privateKeyToAccount(privateKey, { nonceManager })
+  const account = privateKeyToAccount(privateKey)
   const wallet = createWalletClient({
     account,
     chain: network.viem,
     transport: fallback(rpcUrls.map((url) => http(url, { retryCount: 0 }))),
     pollingInterval: POLL_MS,
   }).extend(publicActions)
-  const withNonce = async (send: () => Promise<Hex>): Promise<Hex> => {
-    for (let left = NONCE_TRIES; ; left--) {
-      try {
-        return await send()
-      } catch (error) {
-        if (left === 0 || !isNonceTaken(error)) throw error
-        nonceManager.reset({ address: account.address, chainId: network.chainId })
-      }
-    }
+  // One at a time, each with the nonce that the node gives: a counter of our own would leave a gap for ever when a transaction is lost.
+  let last: Promise<unknown> = Promise.resolve()
+  const withNonce = (send: () => Promise<Hex>): Promise<Hex> => {
+    const sent = last.then(() => sendInTurn(send))
+    last = sent.catch(() => {})
+    return sent
   }
   type Signer = Parameters<typeof toFacilitatorEvmSigner>[0]
   const signer: Signer = {
@@ -149,6 +146,18 @@ export async function ownFacilitator(network: Network, rpcUrls: readonly string[
     verify: (payload, requirements) => facilitator.verify(payload, requirements),
     settle: (payload, requirements) => facilitator.settle(payload, requirements),
   })
+}
+
+/** Other processes may pay gas from the same account: who loses a nonce takes the next one. */
+async function sendInTurn(send: () => Promise<Hex>): Promise<Hex> {
+  for (let left = NONCE_TRIES; ; left--) {
+    try {
+      return await send()
+    } catch (error) {
+      if (left === 0 || !isNonceTaken(error)) throw error
+      await sleep(Math.random() * NONCE_WAIT_MS)
+    }
+  }
 }
 
 function isNonceTaken(error: unknown): boolean {

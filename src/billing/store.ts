@@ -160,12 +160,17 @@ export async function findCredits({ orm }: Database, chainId: number, txHashes: 
   return typed(await orm.select().from(credits).where(where).orderBy(asc(credits.logIndex)))
 }
 
-/** The credit that an authorization paid for. */
+/** What an authorization has paid for, unless it was undone. */
 export async function findCreditByNonce(
   { orm }: Database,
   key: { chainId: number; payer: string; nonce: string },
 ): Promise<CreditRow | undefined> {
-  const where = and(eq(credits.chainId, key.chainId), eq(credits.payer, key.payer), eq(credits.nonce, key.nonce))
+  const where = and(
+    eq(credits.chainId, key.chainId),
+    eq(credits.payer, key.payer),
+    eq(credits.nonce, key.nonce),
+    eq(credits.state, 'credited'),
+  )
   return typed(await orm.select().from(credits).where(where))[0]
 }
 

@@ -155,7 +155,7 @@ export class X402Payments {
     const deadline = performance.now() + REQUEST_WAIT_MS
     for (let isFirst = true; ; isFirst = false) {
       const credited = await withDatabaseFailure(findCreditByNonce(this.#database, key))
-      if (credited?.state === 'credited') return resultOf(credited, false)
+      if (credited !== undefined) return resultOf(credited, false)
       if (await withDatabaseFailure(leaseIntent(this.#database, intent, LEASE_MS)))
         return await this.#settle(intent, terms, signed, isFresh && isFirst)
       if (performance.now() > deadline) throw pending()

@@ -23,6 +23,7 @@ const MNEMONIC = 'test test test test test test test test test test test junk'
 const MULTICALL3 = '0xcA11bde05977b3631167028862bE2a173976CA11'
 const START_TIMEOUT_MS = 20_000
 
+/** What tests call on the token. */
 export const TOKEN_ABI = parseAbi([
   'function mint(address to, uint256 value)',
   'function transfer(address to, uint256 value) returns (bool)',
@@ -50,11 +51,12 @@ export const keyAt = (index: number): Hex => toHex(walletAt(index).getHdKey().pr
 export type TestChain = Awaited<ReturnType<typeof startChain>>
 
 /**
- * A local chain with USDC at its usual address. Blocks are made by transactions, or every `blockTime_s`; a block is final two blocks later.
+ * A local chain with USDC at its usual address. Blocks are made by transactions, or every `blockTime_s`; a block is final two blocks
+ * later, or twice `finalAfter`.
  */
-export async function startChain(options: { networkId?: NetworkId; blockTime_s?: number } = {}) {
+export async function startChain(options: { networkId?: NetworkId; blockTime_s?: number; finalAfter?: number } = {}) {
   const network = NETWORKS[options.networkId ?? 'eip155:84532']
-  const anvil = await startAnvil(network, options.blockTime_s)
+  const anvil = await startAnvil(network, options)
   const transport = http(anvil.url)
   const client = createTestClient({ chain: network.viem, transport, mode: 'anvil', pollingInterval: 30 })
     .extend(publicActions)
@@ -65,14 +67,20 @@ export async function startChain(options: { networkId?: NetworkId; blockTime_s?:
 
   const walletFor = (account: HDAccount) =>
     createWalletClient({ account, chain: network.viem, transport, pollingInterval: 30 }).extend(publicActions)
-  // Anvil signs for its own accounts and counts their transactions, so parallel calls do not collide.
   const minter = walletAt(9).address
+  // One account does all the minting and deploying: one transaction at a time.
+  let last: Promise<unknown> = Promise.resolve()
+  const inTurn = <T>(work: () => Promise<T>): Promise<T> => {
+    const done = last.then(work)
+    last = done.catch(() => {})
+    return done
+  }
   const mined = async (hash: Hex): Promise<Hex> => {
     await client.waitForTransactionReceipt({ hash })
     return hash
   }
   const deploy = async (artifact: Artifact, data: Hex = artifact.bytecode): Promise<Address> => {
-    const hash = await client.sendTransaction({ account: minter, data })
+    const hash = await inTurn(() => client.sendTransaction({ account: minter, data }).then(mined))
     const { contractAddress } = await client.waitForTransactionReceipt({ hash })
     if (!contractAddress) throw new Error('nothing was deployed')
     return contractAddress
@@ -92,9 +100,11 @@ export async function startChain(options: { networkId?: NetworkId; blockTime_s?:
     client,
     walletFor,
     /** New USDC out of nothing. */
-    mint: async (to: Address, units: bigint) =>
-      mined(
-        await client.writeContract({ account: minter, address: usdc, abi: TOKEN_ABI, functionName: 'mint', args: [to, units] }),
+    mint: (to: Address, units: bigint) =>
+      inTurn(async () =>
+        mined(
+          await client.writeContract({ account: minter, address: usdc, abi: TOKEN_ABI, functionName: 'mint', args: [to, units] }),
+        ),
       ),
     balanceOf: (address: Address) =>
       client.readContract({ address: usdc, abi: TOKEN_ABI, functionName: 'balanceOf', args: [address] }),
@@ -147,11 +157,17 @@ export async function startChain(options: { networkId?: NetworkId; blockTime_s?:
       return { address, factory, salt }
     },
     mine: (blocks: number) => client.mine({ blocks }),
+    /** Replaces the newest blocks by others: empty ones, or with these signed transactions in the first of them. */
+    reorganise: (depth: number, transactions: readonly Hex[] = []) =>
+      client.request<{ Method: 'anvil_reorg'; Parameters: [number, [Hex, number][]]; ReturnType: null }>({
+        method: 'anvil_reorg',
+        params: [depth, transactions.map((transaction) => [transaction, 0])],
+      }),
     stop: anvil.stop,
   }
 }
 
-async function startAnvil(network: Network, blockTime_s: number | undefined) {
+async function startAnvil(network: Network, { blockTime_s, finalAfter = 1 }: { blockTime_s?: number; finalAfter?: number }) {
   const binary = anvilBinary()
   const mining = blockTime_s === undefined ? [] : ['--block-time', String(blockTime_s)]
   const child = spawn(
@@ -166,7 +182,7 @@ async function startAnvil(network: Network, blockTime_s: number | undefined) {
       '--mnemonic',
       MNEMONIC,
       '--slots-in-an-epoch',
-      '1',
+      String(finalAfter),
       ...mining,
     ],
     { stdio: ['pipe', 'pipe', 'pipe'] },

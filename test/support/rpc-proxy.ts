@@ -11,6 +11,8 @@ export type RpcFault = {
   delay_ms?: number
   /** Replaces the result of a call; `undefined` leaves it. */
   result?(request: RpcRequest, result: unknown): unknown
+  /** Answers with this error of the node instead. */
+  error?(request: RpcRequest): { code: number; message: string } | undefined
   /** Which calls it concerns; all when absent. */
   only?: readonly string[]
 }
@@ -43,6 +45,12 @@ export async function startRpcProxy(target: string): Promise<RpcProxy> {
       }
       if (isConcerned && fault.status !== undefined) {
         response.writeHead(fault.status).end('upstream trouble')
+        return
+      }
+      const refusal = isConcerned ? fault.error?.(asked) : undefined
+      if (refusal !== undefined) {
+        response.writeHead(200, { 'content-type': 'application/json' })
+        response.end(JSON.stringify({ jsonrpc: '2.0', id: asked.id, error: refusal }))
         return
       }
       const upstream = await fetch(target, { method: 'POST', headers: { 'content-type': 'application/json' }, body: text })
