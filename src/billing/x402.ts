@@ -40,7 +40,7 @@ const MAX_TIMEOUT_SECONDS = 300
 const MAX_VALID_SECONDS = 3_600
 const MIN_VALID_SECONDS = 6
 /** How long one request may hold the right to settle: longer than the facilitator and the chain together may take. */
-const LEASE_MS = 60_000
+const LEASE_MS = 40_000
 const RECEIPT_WAIT_MS = 15_000
 const REQUEST_WAIT_MS = 28_000
 const POLL_MS = 150

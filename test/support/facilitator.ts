@@ -21,6 +21,8 @@ export type FacilitatorFault =
 export type TestFacilitator = {
   readonly url: string
   fault: FacilitatorFault | null
+  /** Runs when a settlement was asked for, and when it is on the chain. */
+  onStep: ((step: 'asked' | 'settled') => Promise<unknown>) | null
   /** Settlements asked for. */
   settlements: number
   /** Headers of the last request. */
@@ -58,9 +60,11 @@ export async function startFacilitator(chain: TestChain): Promise<TestFacilitato
       return reason === null ? { isValid: true } : { isValid: false, invalidReason: reason }
     }
     state.settlements++
+    await state.onStep?.('asked')
     const { network } = paymentRequirements
     if (fault?.kind === 'lie') return { success: true, transaction: fault.transaction, network }
     const settled = await facilitator.settle(paymentPayload, paymentRequirements)
+    await state.onStep?.('settled')
     if (fault?.kind === 'cut') return 'cut'
     if (fault?.kind === 'late') await sleep(fault.delay_ms)
     if (fault?.kind === 'deny') return { success: false, errorReason: 'insufficient_funds', transaction: '', network }
@@ -75,6 +79,7 @@ export async function startFacilitator(chain: TestChain): Promise<TestFacilitato
   const state: TestFacilitator = {
     url: `http://127.0.0.1:${(server.address() as AddressInfo).port}/facilitator`,
     fault: null,
+    onStep: null,
     settlements: 0,
     headers: {},
     stop: () =>
