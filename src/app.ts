@@ -3,6 +3,8 @@ import { Hono } from 'hono'
 import { z } from 'zod'
 import { KeyResolver } from './accounts/keys.ts'
 import { AccountService } from './accounts/service.ts'
+import { paidOperations } from './billing/operations.ts'
+import { BillingService, type BillingSettings, type FacilitatorSettings } from './billing/service.ts'
 import { DecisionEngine } from './budgets/engine.ts'
 import { BudgetService } from './budgets/service.ts'
 import { type Config, ConfigError } from './config.ts'
@@ -21,6 +23,7 @@ import { errorResponse, type HttpContext, type HttpEnv, requestIdOf } from './tr
 import { mountMcp } from './transport/mcp.ts'
 import { openApiDocument } from './transport/openapi.ts'
 import { mountRest } from './transport/rest.ts'
+import { mountX402 } from './transport/x402.ts'
 import { VERSION } from './version.ts'
 
 const QUEUE = { maxBatch: 512, maxQueue: 10_000 }
@@ -37,6 +40,7 @@ export type App = {
   readonly request: Hono<HttpEnv>['request']
   readonly engine: DecisionEngine
   readonly keys: KeyResolver
+  readonly billing: BillingService
   readonly execute: Execute<OperationDeps>
   /** Begins background work: following revocations, purging what has expired. */
   start(): Promise<void>
@@ -52,11 +56,16 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
   const budgets = new BudgetService({ ...deps, engine, catalogue })
   const keys = new KeyResolver(deps, QUEUE)
   const accounts = new AccountService({ ...deps, keys, quota: budgets }, { trialOps: config.SIGNUP_TRIAL_OPS })
+  const billing = new BillingService(
+    { ...deps, quota: budgets, accountExists: (accountId) => accounts.exists(accountId) },
+    billingSettings(config),
+  )
   const rates = new RateService(deps, QUEUE)
   const idempotency = new IdempotencyService(deps, QUEUE)
   const operationDeps: OperationDeps = {
     budgets,
     accounts,
+    billing,
     rates,
     idempotency,
     catalogue,
@@ -71,7 +80,9 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
   const auth = new Authenticator({ keys }, { adminSecret: config.ADMIN_SECRET })
 
   const app = new Hono<HttpEnv>()
-  mountRest(app, { operations, execute, auth, log }, { trustedProxies: config.TRUST_PROXY, bodyLimit_bytes: BODY_LIMIT_BYTES })
+  const limits = { trustedProxies: config.TRUST_PROXY, bodyLimit_bytes: BODY_LIMIT_BYTES }
+  mountX402(app, { operations: paidOperations, execute, auth, log }, { ...limits, publicUrl: config.PUBLIC_URL })
+  mountRest(app, { operations, execute, auth, log }, limits)
   mountMcp(
     app,
     { operations, execute, auth, log },
@@ -103,6 +114,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     request: app.request,
     engine,
     keys,
+    billing,
     execute,
     async start() {
       await keys.start()
@@ -111,13 +123,37 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
         HOUSEKEEPING_MS,
       )
       housekeeping.unref()
+      billing.start()
     },
     async stop() {
       clearInterval(housekeeping)
+      await billing.stop()
       await engine.settled()
       await keys.stop()
     },
   }
+}
+
+function billingSettings(config: Config): BillingSettings {
+  return {
+    networkId: config.X402_NETWORK,
+    payTo: (config.PAYTO_ADDRESS ?? null) as BillingSettings['payTo'],
+    depositXpub: config.DEPOSIT_XPUB ?? null,
+    usdc: (config.USDC_ADDRESS ?? null) as BillingSettings['usdc'],
+    rpcUrls: [config.BASE_RPC_URL, config.BASE_RPC_FALLBACK_URL].filter((url) => url !== undefined),
+    facilitator: facilitatorSettings(config),
+    minConfirmations: config.MIN_CONFIRMATIONS,
+    publicUrl: config.PUBLIC_URL ?? null,
+  }
+}
+
+/** The nearest one that is set: our own, Coinbase's, else the one at the URL. */
+function facilitatorSettings(config: Config): FacilitatorSettings {
+  const { CDP_API_KEY_ID: id, CDP_API_KEY_SECRET: secret } = config
+  if (config.FACILITATOR_PRIVATE_KEY !== undefined)
+    return { kind: 'own', privateKey: config.FACILITATOR_PRIVATE_KEY as `0x${string}` }
+  if (id !== undefined && secret !== undefined) return { kind: 'cdp', key: { id, secret } }
+  return { kind: 'url', url: config.X402_FACILITATOR_URL }
 }
 
 /** @throws ConfigError when PRICES_FILE cannot be read or used */

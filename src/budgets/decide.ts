@@ -375,15 +375,18 @@ class Draft implements AccountChange {
   }
 
   #grant(command: GrantCommand): OutcomeOf['grant'] {
-    if (!command.resumed) {
-      this.ops += command.ops
+    // Two of one batch may name the same entry: a payment found by a request and by the follower at once.
+    if (!command.resumed && !this.ledger.some((entry) => entry.id === command.id)) {
+      const isMoreThanThere = command.ops < -this.ops
+      const ops = isMoreThanThere ? -this.ops : command.ops
+      this.ops += ops
       this.changed = true
       this.ledger.push({
         id: command.id,
-        kind: 'grant',
+        kind: command.entry,
         agentId: null,
         holdId: null,
-        ops: command.ops,
+        ops,
         amount: 0n,
         detail: command.detail,
         atMs: this.clockMs,

@@ -10,8 +10,8 @@ import { affordableTokens, estimateNanousd } from '../prices/cost.ts'
 import { limitsOf } from './decide.ts'
 import type { DecisionEngine } from './engine.ts'
 import { pathOf } from './path.ts'
-import type { Approval, DenialReason, LimitView, OutcomeOf, PerWindow, Resolved, Unresolved, Usage } from './state.ts'
-import { readEnvelopes } from './store.ts'
+import type { Approval, DenialReason, GrantKind, LimitView, OutcomeOf, PerWindow, Resolved, Unresolved, Usage } from './state.ts'
+import { loadLedgerEntries, readEnvelopes } from './store.ts'
 import { WINDOWS, type Window } from './windows.ts'
 
 /** What a call creates is named by its operation id, so that a resumed call finds what the first one made. */
@@ -153,15 +153,28 @@ export class BudgetService {
   }
 
   /** Adds governance ops to an account. @param ops a positive integer @returns the new quota */
-  async grant(accountId: string, call: CallId, ops: bigint, detail: string): Promise<bigint> {
+  async grant(accountId: string, call: CallId, ops: bigint, detail: string, entry: GrantKind = 'grant'): Promise<bigint> {
     const outcome = await this.#engine.submit(accountId, {
       kind: 'grant',
       id: call.operationId,
       resumed: call.resumed,
+      entry,
       ops,
       detail,
     })
     return outcome.ops
+  }
+
+  /**
+   * Takes ops back, at most as many as there are. Repeating it with the same operation id takes nothing more.
+   * @param ops a positive integer @returns how many it took
+   */
+  async takeBack(accountId: string, operationId: string, ops: bigint, detail: string): Promise<bigint> {
+    await this.grant(accountId, { operationId, resumed: true }, -ops, detail, 'correction')
+    const lane = { sql: this.#database.sql, prepare: this.#database.prepare }
+    const [entry] = await withDatabaseFailure(loadLedgerEntries(lane, [[accountId, operationId]]))
+    if (!entry?.recorded) throw new Error(`correction ${operationId} left no ledger entry`)
+    return -entry.opsDelta
   }
 
   async #read(accountId: string, agentId: string | null): Promise<EnvelopeView[]> {

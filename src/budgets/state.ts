@@ -86,7 +86,15 @@ export type SetEnvelopeCommand = CommandBase & {
   readonly limits: PerWindow<Nanousd | null>
 }
 export type DeleteEnvelopeCommand = CommandBase & { readonly kind: 'delete_envelope'; readonly agentId: string }
-export type GrantCommand = CommandBase & { readonly kind: 'grant'; readonly ops: bigint; readonly detail: string }
+export type GrantCommand = CommandBase & {
+  readonly kind: 'grant'
+  readonly entry: GrantKind
+  /** Only a correction may be negative; it takes what is there and never goes below 0. */
+  readonly ops: bigint
+  readonly detail: string
+}
+/** What changes the quota from outside: the trial and the operator, payments, and payments that were undone. */
+export type GrantKind = 'grant' | 'topup' | 'correction'
 
 export type Command = ClearCommand | SettleCommand | ReleaseCommand | SetEnvelopeCommand | DeleteEnvelopeCommand | GrantCommand
 
@@ -139,7 +147,7 @@ export type DenialEntry = {
 }
 export type LedgerEntry = {
   readonly id: string
-  readonly kind: 'grant' | 'settle' | 'release' | 'limit'
+  readonly kind: GrantKind | 'settle' | 'release' | 'limit'
   readonly agentId: string | null
   readonly holdId: string | null
   readonly ops: bigint

@@ -93,13 +93,15 @@ export type LoadedEntry = LoadedAccount & {
   readonly recorded: boolean
   /** The hold that it resolved. */
   readonly holdId: string | null
+  /** The ops that it moved; 0 when it is not recorded. */
+  readonly opsDelta: bigint
 }
 
 /** Which of these commands an interrupted earlier run has already recorded, as of the account's version. */
 export async function loadLedgerEntries(lane: LaneSql, pairs: readonly Pair[]): Promise<LoadedEntry[]> {
   const rows = await query(
     lane,
-    `select a.account_id, a.version, a.ops, a.clock_ms, u.entry_id, l.entry_id is not null as recorded, l.hold_id
+    `select a.account_id, a.version, a.ops, a.clock_ms, u.entry_id, l.entry_id is not null as recorded, l.hold_id, coalesce(l.ops_delta, 0) as ops_delta
      from unnest($1::uuid[], $2::uuid[]) u(account_id, entry_id)
      join accounts a on a.account_id = u.account_id
      left join ledger l on l.account_id = u.account_id and l.entry_id = u.entry_id`,
@@ -110,6 +112,7 @@ export async function loadLedgerEntries(lane: LaneSql, pairs: readonly Pair[]): 
     commandId: row.entry_id as string,
     recorded: row.recorded as boolean,
     holdId: row.hold_id as string | null,
+    opsDelta: row.ops_delta as bigint,
   }))
 }
 

@@ -87,7 +87,7 @@ export const ledger = pgTable(
   {
     accountId: uuid('account_id').notNull(),
     entryId: uuid('entry_id').notNull(),
-    kind: text('kind', { enum: ['grant', 'settle', 'release', 'limit'] }).notNull(),
+    kind: text('kind', { enum: ['grant', 'topup', 'correction', 'settle', 'release', 'limit'] }).notNull(),
     agentId: text('agent_id'),
     holdId: uuid('hold_id'),
     opsDelta: bigint('ops_delta', { mode: 'bigint' }).notNull(),

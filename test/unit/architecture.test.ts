@@ -16,8 +16,9 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   budgets: ['core', 'db', 'prices', 'accounts'],
   rate: ['core', 'db', 'accounts'],
   idempotency: ['core', 'db', 'accounts'],
-  transport: ['core', 'accounts', 'budgets', 'rate', 'idempotency', 'prices'],
-  pages: ['core', 'accounts', 'budgets', 'rate', 'prices'],
+  billing: ['core', 'db'],
+  transport: ['core', 'accounts', 'budgets', 'rate', 'idempotency', 'prices', 'billing'],
+  pages: ['core', 'accounts', 'budgets', 'rate', 'prices', 'billing'],
 }
 
 /** Files that stay inside their room: how it stores things is nobody else's business. */
