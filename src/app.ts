@@ -1,8 +1,12 @@
 import { readFileSync } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { Hono } from 'hono'
 import { z } from 'zod'
 import { KeyResolver } from './accounts/keys.ts'
 import { AccountService } from './accounts/service.ts'
+import { ApprovalService } from './approvals/service.ts'
+import { approvalDecisions } from './approvals/store.ts'
+import { DecisionWaiters } from './approvals/waiters.ts'
 import { paidOperations } from './billing/operations.ts'
 import { BillingService, type BillingSettings, type FacilitatorSettings } from './billing/service.ts'
 import { DecisionEngine } from './budgets/engine.ts'
@@ -13,7 +17,14 @@ import type { Log } from './core/log.ts'
 import { createExecutor, type Execute } from './core/operation.ts'
 import type { Database } from './db/client.ts'
 import { IdempotencyService } from './idempotency/service.ts'
+import { DecisionEvents } from './notifications/decisions.ts'
+import { Delivery } from './notifications/delivery.ts'
+import { createMailer } from './notifications/mailer.ts'
+import { Outbound } from './notifications/outbound.ts'
+import { NotificationService } from './notifications/service.ts'
+import { OutboxWorker, type WorkerOptions } from './notifications/worker.ts'
 import { type OperationDeps, operations } from './operations.ts'
+import { mountApprovalPage } from './pages/approve-routes.tsx'
 import { mountPages } from './pages/mount.tsx'
 import { type Catalogue, createCatalogue, operatorPricesSchema } from './prices/catalogue.ts'
 import { RateService } from './rate/service.ts'
@@ -31,9 +42,14 @@ const QUEUE = { maxBatch: 512, maxQueue: 10_000 }
 const BODY_LIMIT_BYTES = 64 * 1024
 const HOUSEKEEPING_MS = 60_000
 const PURGE_ROWS = 5_000
+/** How often unanswered approvals are made final, and at most how many at once. */
+const EXPIRE_MS = 5_000
+const EXPIRE_ROWS = 200
+/** How long messages under way may take to end when the process stops. */
+const OUTBOX_DRAIN_MS = 3_000
 
 export type AppDeps = { readonly database: Database; readonly clock: Clock; readonly log: Log }
-export type AppOptions = { readonly checkResults?: boolean }
+export type AppOptions = { readonly checkResults?: boolean; readonly outbox?: Partial<WorkerOptions> }
 
 export type App = {
   readonly fetch: Hono<HttpEnv>['fetch']
@@ -44,6 +60,8 @@ export type App = {
   readonly execute: Execute<OperationDeps>
   /** Begins background work: following revocations, purging what has expired. */
   start(): Promise<void>
+  /** Lets go whoever waits for a decision, so that their connections can end. */
+  release(): void
   /** Waits for decisions under way and ends background work. */
   stop(): Promise<void>
 }
@@ -52,16 +70,36 @@ export type App = {
 export function createApp(config: Config, deps: AppDeps, options: AppOptions = {}): App {
   const { log } = deps
   const catalogue = loadCatalogue(config)
-  const engine = new DecisionEngine(deps, { lanes: config.LANES, ...QUEUE })
+  const outbound = new Outbound({ allowPrivate: config.OUTBOUND_ALLOW_PRIVATE })
+  const mailer =
+    config.SMTP_URL === undefined || config.MAIL_FROM === undefined ? null : createMailer(config.SMTP_URL, config.MAIL_FROM)
+  const addressOf = async (accountId: string): Promise<string | null> => (await accounts.get(accountId)).notificationEmail
+  const delivery = new Delivery(
+    { outbound, mailer, addressOf },
+    { telegramUrl: config.TELEGRAM_API_URL, mailDomain: domainOf(config.MAIL_FROM) },
+  )
+  const outbox = new OutboxWorker({ ...deps, delivery }, options.outbox)
+  const wake = () => outbox.wake()
+  const notifications = new NotificationService(
+    { ...deps, delivery, wake, addressOf },
+    { allowPrivate: config.OUTBOUND_ALLOW_PRIVATE },
+  )
+  const companions = [approvalDecisions, new DecisionEvents({ ...deps, wake })]
+  const engine = new DecisionEngine({ ...deps, companions }, { lanes: config.LANES, ...QUEUE })
   const budgets = new BudgetService({ ...deps, engine, catalogue })
   const keys = new KeyResolver(deps, QUEUE)
-  const accounts = new AccountService({ ...deps, keys, quota: budgets }, { trialOps: config.SIGNUP_TRIAL_OPS })
+  const accounts = new AccountService(
+    { ...deps, keys, quota: budgets, events: notifications },
+    { trialOps: config.SIGNUP_TRIAL_OPS },
+  )
   const billing = new BillingService(
     { ...deps, quota: budgets, accountExists: (accountId) => accounts.exists(accountId) },
     billingSettings(config),
   )
-  const rates = new RateService(deps, QUEUE)
+  const rates = new RateService({ ...deps, onExceeded: (share) => notifications.rateExceeded(share) }, QUEUE)
   const idempotency = new IdempotencyService(deps, QUEUE)
+  const waiters = new DecisionWaiters(deps)
+  const approvals = new ApprovalService({ ...deps, budgets, notifications, waiters })
   const operationDeps: OperationDeps = {
     budgets,
     accounts,
@@ -69,6 +107,9 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     rates,
     idempotency,
     catalogue,
+    approvals,
+    notifications,
+    fallbackOrigin: config.PUBLIC_URL ?? `http://${config.HOST}:${config.PORT}`,
     limits: { accountsPerHour: config.ACCOUNT_RATE_LIMIT_PER_HOUR },
   }
   const execute = createExecutor({
@@ -80,7 +121,8 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
   const auth = new Authenticator({ keys }, { adminSecret: config.ADMIN_SECRET })
 
   const app = new Hono<HttpEnv>()
-  const limits = { trustedProxies: config.TRUST_PROXY, bodyLimit_bytes: BODY_LIMIT_BYTES }
+  const origin = (c: HttpContext) => originOf(c, { publicUrl: config.PUBLIC_URL, trustedProxies: config.TRUST_PROXY })
+  const limits = { trustedProxies: config.TRUST_PROXY, bodyLimit_bytes: BODY_LIMIT_BYTES, origin }
   mountX402(app, { operations: paidOperations, execute, auth, log }, { ...limits, publicUrl: config.PUBLIC_URL })
   mountRest(app, { operations, execute, auth, log }, limits)
   mountMcp(
@@ -95,20 +137,23 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     },
   )
   const document = openApiDocument(operations, { version: VERSION })
-  const origin = (c: HttpContext) => originOf(c, { publicUrl: config.PUBLIC_URL, trustedProxies: config.TRUST_PROXY })
   mountDiscovery(app, { operations, document, ping: deps.database.ping, log }, { version: VERSION, origin })
   mountPages(
     app,
     { catalogue, document, origin, requestId: requestIdOf },
     { version: VERSION, trialOps: config.SIGNUP_TRIAL_OPS },
   )
+  mountApprovalPage(app, { approvals, clock: deps.clock, log, origin, requestId: requestIdOf }, { version: VERSION })
   app.onError((error, c) => errorResponse(error, requestIdOf(c), log))
 
   let housekeeping: NodeJS.Timeout | undefined
   const purge = async (): Promise<void> => {
     await idempotency.purge(PURGE_ROWS)
     await accounts.purgeThrottles(PURGE_ROWS)
+    await notifications.purge(PURGE_ROWS)
+    await approvals.purge(PURGE_ROWS)
   }
+  let expiring: NodeJS.Timeout | undefined
   return {
     fetch: app.fetch,
     request: app.request,
@@ -118,6 +163,16 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     execute,
     async start() {
       await keys.start()
+      await waiters.start()
+      outbox.start()
+      expiring = setInterval(
+        () =>
+          void approvals
+            .expireDue(EXPIRE_ROWS)
+            .catch((error: unknown) => log.warn({ err: error }, 'expiring approvals failed, will try again')),
+        EXPIRE_MS,
+      )
+      expiring.unref()
       housekeeping = setInterval(
         () => void purge().catch((error: unknown) => log.warn({ err: error }, 'purging failed, will try again')),
         HOUSEKEEPING_MS,
@@ -125,10 +180,20 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
       housekeeping.unref()
       billing.start()
     },
+    release: () => waiters.release(),
     async stop() {
       clearInterval(housekeeping)
+      clearInterval(expiring)
       await billing.stop()
+      await waiters.stop()
       await engine.settled()
+      await notifications.settled()
+      // Receivers that hang must not hold up the end: what is cut off is sent again by whoever comes next.
+      const delivered = outbox.stop()
+      await Promise.race([delivered, sleep(OUTBOX_DRAIN_MS, undefined, { ref: false })])
+      mailer?.close()
+      await outbound.close()
+      await delivered
       await keys.stop()
     },
   }
@@ -155,6 +220,9 @@ function facilitatorSettings(config: Config): FacilitatorSettings {
   if (id !== undefined && secret !== undefined) return { kind: 'cdp', key: { id, secret } }
   return { kind: 'url', url: config.X402_FACILITATOR_URL }
 }
+
+/** The domain of a mail address, with or without a name before it; for message ids. */
+const domainOf = (from: string | undefined): string => /@([\w.-]+)>?\s*$/.exec(from ?? '')?.[1] ?? 'localhost'
 
 /** @throws ConfigError when PRICES_FILE cannot be read or used */
 function loadCatalogue(config: Config): Catalogue {

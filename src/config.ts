@@ -42,7 +42,7 @@ const xpub = z
   )
 const privateKey = z.string().regex(/^0x[0-9a-fA-F]{64}$/, 'must be a private key: 0x and 64 hex digits')
 
-const environmentSchema = z.object({
+const settingsSchema = z.object({
   PORT: count(8787, 0, 65_535),
   HOST: z.string().min(1).default('127.0.0.1'),
   PUBLIC_URL: url(['https:', 'http:'])
@@ -69,16 +69,27 @@ const environmentSchema = z.object({
   TRUST_PROXY: trustProxy,
   LANES: count(1, 1, 64),
   PRICES_FILE: z.string().min(1).optional(),
+  SMTP_URL: url(['smtp:', 'smtps:']).optional(),
+  MAIL_FROM: z.string().min(3).max(320).optional(),
+  TELEGRAM_API_URL: url(['https:', 'http:'])
+    .transform((value) => value.replace(/\/+$/, ''))
+    .default('https://api.telegram.org'),
+  OUTBOUND_ALLOW_PRIVATE: flag(false),
   LOG_LEVEL: z.enum(LOG_LEVELS, `must be one of ${LOG_LEVELS.join(', ')}`).default('info'),
 })
 
-export type Config = z.output<typeof environmentSchema>
-
 /** Settings that stand or fall together. */
-function crossChecks(config: Config): string[] {
-  const isHalf = (config.CDP_API_KEY_ID === undefined) !== (config.CDP_API_KEY_SECRET === undefined)
-  return isHalf ? ['CDP_API_KEY_ID and CDP_API_KEY_SECRET must be set together.'] : []
-}
+const environmentSchema = settingsSchema
+  .refine((settings) => (settings.CDP_API_KEY_ID === undefined) === (settings.CDP_API_KEY_SECRET === undefined), {
+    path: ['CDP_API_KEY_SECRET'],
+    message: 'must be set together with CDP_API_KEY_ID',
+  })
+  .refine((settings) => (settings.SMTP_URL === undefined) === (settings.MAIL_FROM === undefined), {
+    path: ['MAIL_FROM'],
+    message: 'must be set together with SMTP_URL',
+  })
+
+export type Config = z.output<typeof environmentSchema>
 
 /** A setting that cannot be used; the message names it and says what it must be. */
 export class ConfigError extends Error {}
@@ -90,8 +101,6 @@ export class ConfigError extends Error {}
 export function readConfig(environment: Record<string, string | undefined> = process.env): Config {
   const set = Object.fromEntries(Object.entries(environment).filter(([, value]) => value !== undefined && value !== ''))
   const parsed = environmentSchema.safeParse(set)
-  const contradictions = parsed.success ? crossChecks(parsed.data) : []
-  if (parsed.success && contradictions.length === 0) return parsed.data
-  if (parsed.success) throw new ConfigError(contradictions.join('\n'))
+  if (parsed.success) return parsed.data
   throw new ConfigError(parsed.error.issues.map((issue) => `${issue.path.join('.')} ${issue.message}.`).join('\n'))
 }

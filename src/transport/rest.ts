@@ -21,7 +21,11 @@ export type RestDeps<D> = {
   readonly auth: Authenticator
   readonly log: Log
 }
-export type RestOptions = { readonly trustedProxies: number; readonly bodyLimit_bytes: number }
+export type RestOptions = {
+  readonly trustedProxies: number
+  readonly bodyLimit_bytes: number
+  readonly origin: (c: HttpContext) => string
+}
 
 /** REST answers under both (contract section 1). */
 export const BASES = ['', '/api']
@@ -63,6 +67,7 @@ function handlerOf<D>(operation: Operation<D>, { execute, auth, log }: RestDeps<
           caller,
           bearer,
           ip: clientAddress(c, options.trustedProxies),
+          origin: () => options.origin(c),
           idempotencyKey: mutates(operation) ? headerOf(c, 'idempotency-key') : undefined,
         },
         input,

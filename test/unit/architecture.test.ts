@@ -17,8 +17,10 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   rate: ['core', 'db', 'accounts'],
   idempotency: ['core', 'db', 'accounts'],
   billing: ['core', 'db'],
-  transport: ['core', 'accounts', 'budgets', 'rate', 'idempotency', 'prices', 'billing'],
-  pages: ['core', 'accounts', 'budgets', 'rate', 'prices', 'billing'],
+  notifications: ['core', 'db', 'accounts', 'budgets'],
+  approvals: ['core', 'db', 'accounts', 'budgets', 'notifications'],
+  transport: ['core', 'accounts', 'budgets', 'rate', 'idempotency', 'prices', 'billing', 'approvals', 'notifications'],
+  pages: ['core', 'accounts', 'budgets', 'rate', 'prices', 'billing', 'approvals'],
 }
 
 /** Files that stay inside their room: how it stores things is nobody else's business. */
