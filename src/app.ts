@@ -1,8 +1,14 @@
 import { readFileSync } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { Hono } from 'hono'
 import { z } from 'zod'
 import { KeyResolver } from './accounts/keys.ts'
 import { AccountService } from './accounts/service.ts'
+import { ApprovalService } from './approvals/service.ts'
+import { approvalDecisions } from './approvals/store.ts'
+import { DecisionWaiters } from './approvals/waiters.ts'
+import { paidOperations } from './billing/operations.ts'
+import { BillingService, type BillingSettings, type FacilitatorSettings } from './billing/service.ts'
 import { DecisionEngine } from './budgets/engine.ts'
 import { BudgetService } from './budgets/service.ts'
 import { type Config, ConfigError } from './config.ts'
@@ -11,7 +17,14 @@ import type { Log } from './core/log.ts'
 import { createExecutor, type Execute } from './core/operation.ts'
 import type { Database } from './db/client.ts'
 import { IdempotencyService } from './idempotency/service.ts'
+import { DecisionEvents } from './notifications/decisions.ts'
+import { Delivery } from './notifications/delivery.ts'
+import { createMailer } from './notifications/mailer.ts'
+import { Outbound } from './notifications/outbound.ts'
+import { NotificationService } from './notifications/service.ts'
+import { OutboxWorker, type WorkerOptions } from './notifications/worker.ts'
 import { type OperationDeps, operations } from './operations.ts'
+import { mountApprovalPage } from './pages/approve-routes.tsx'
 import { mountPages } from './pages/mount.tsx'
 import { type Catalogue, createCatalogue, operatorPricesSchema } from './prices/catalogue.ts'
 import { RateService } from './rate/service.ts'
@@ -21,6 +34,7 @@ import { errorResponse, type HttpContext, type HttpEnv, requestIdOf } from './tr
 import { mountMcp } from './transport/mcp.ts'
 import { openApiDocument } from './transport/openapi.ts'
 import { mountRest } from './transport/rest.ts'
+import { mountX402 } from './transport/x402.ts'
 import { VERSION } from './version.ts'
 
 const QUEUE = { maxBatch: 512, maxQueue: 10_000 }
@@ -28,18 +42,26 @@ const QUEUE = { maxBatch: 512, maxQueue: 10_000 }
 const BODY_LIMIT_BYTES = 64 * 1024
 const HOUSEKEEPING_MS = 60_000
 const PURGE_ROWS = 5_000
+/** How often unanswered approvals are made final, and at most how many at once. */
+const EXPIRE_MS = 5_000
+const EXPIRE_ROWS = 200
+/** How long messages under way may take to end when the process stops. */
+const OUTBOX_DRAIN_MS = 3_000
 
 export type AppDeps = { readonly database: Database; readonly clock: Clock; readonly log: Log }
-export type AppOptions = { readonly checkResults?: boolean }
+export type AppOptions = { readonly checkResults?: boolean; readonly outbox?: Partial<WorkerOptions> }
 
 export type App = {
   readonly fetch: Hono<HttpEnv>['fetch']
   readonly request: Hono<HttpEnv>['request']
   readonly engine: DecisionEngine
   readonly keys: KeyResolver
+  readonly billing: BillingService
   readonly execute: Execute<OperationDeps>
   /** Begins background work: following revocations, purging what has expired. */
   start(): Promise<void>
+  /** Lets go whoever waits for a decision, so that their connections can end. */
+  release(): void
   /** Waits for decisions under way and ends background work. */
   stop(): Promise<void>
 }
@@ -48,18 +70,46 @@ export type App = {
 export function createApp(config: Config, deps: AppDeps, options: AppOptions = {}): App {
   const { log } = deps
   const catalogue = loadCatalogue(config)
-  const engine = new DecisionEngine(deps, { lanes: config.LANES, ...QUEUE })
+  const outbound = new Outbound({ allowPrivate: config.OUTBOUND_ALLOW_PRIVATE })
+  const mailer =
+    config.SMTP_URL === undefined || config.MAIL_FROM === undefined ? null : createMailer(config.SMTP_URL, config.MAIL_FROM)
+  const addressOf = async (accountId: string): Promise<string | null> => (await accounts.get(accountId)).notificationEmail
+  const delivery = new Delivery(
+    { outbound, mailer, addressOf },
+    { telegramUrl: config.TELEGRAM_API_URL, mailDomain: domainOf(config.MAIL_FROM) },
+  )
+  const outbox = new OutboxWorker({ ...deps, delivery }, options.outbox)
+  const wake = () => outbox.wake()
+  const notifications = new NotificationService(
+    { ...deps, delivery, wake, addressOf },
+    { allowPrivate: config.OUTBOUND_ALLOW_PRIVATE },
+  )
+  const companions = [approvalDecisions, new DecisionEvents({ ...deps, wake })]
+  const engine = new DecisionEngine({ ...deps, companions }, { lanes: config.LANES, ...QUEUE })
   const budgets = new BudgetService({ ...deps, engine, catalogue })
   const keys = new KeyResolver(deps, QUEUE)
-  const accounts = new AccountService({ ...deps, keys, quota: budgets }, { trialOps: config.SIGNUP_TRIAL_OPS })
-  const rates = new RateService(deps, QUEUE)
+  const accounts = new AccountService(
+    { ...deps, keys, quota: budgets, events: notifications },
+    { trialOps: config.SIGNUP_TRIAL_OPS },
+  )
+  const billing = new BillingService(
+    { ...deps, quota: budgets, accountExists: (accountId) => accounts.exists(accountId) },
+    billingSettings(config),
+  )
+  const rates = new RateService({ ...deps, onExceeded: (share) => notifications.rateExceeded(share) }, QUEUE)
   const idempotency = new IdempotencyService(deps, QUEUE)
+  const waiters = new DecisionWaiters(deps)
+  const approvals = new ApprovalService({ ...deps, budgets, notifications, waiters })
   const operationDeps: OperationDeps = {
     budgets,
     accounts,
+    billing,
     rates,
     idempotency,
     catalogue,
+    approvals,
+    notifications,
+    fallbackOrigin: config.PUBLIC_URL ?? `http://${config.HOST}:${config.PORT}`,
     limits: { accountsPerHour: config.ACCOUNT_RATE_LIMIT_PER_HOUR },
   }
   const execute = createExecutor({
@@ -71,7 +121,10 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
   const auth = new Authenticator({ keys }, { adminSecret: config.ADMIN_SECRET })
 
   const app = new Hono<HttpEnv>()
-  mountRest(app, { operations, execute, auth, log }, { trustedProxies: config.TRUST_PROXY, bodyLimit_bytes: BODY_LIMIT_BYTES })
+  const origin = (c: HttpContext) => originOf(c, { publicUrl: config.PUBLIC_URL, trustedProxies: config.TRUST_PROXY })
+  const limits = { trustedProxies: config.TRUST_PROXY, bodyLimit_bytes: BODY_LIMIT_BYTES, origin }
+  mountX402(app, { operations: paidOperations, execute, auth, log }, { ...limits, publicUrl: config.PUBLIC_URL })
+  mountRest(app, { operations, execute, auth, log }, limits)
   mountMcp(
     app,
     { operations, execute, auth, log },
@@ -84,41 +137,92 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     },
   )
   const document = openApiDocument(operations, { version: VERSION })
-  const origin = (c: HttpContext) => originOf(c, { publicUrl: config.PUBLIC_URL, trustedProxies: config.TRUST_PROXY })
   mountDiscovery(app, { operations, document, ping: deps.database.ping, log }, { version: VERSION, origin })
   mountPages(
     app,
     { catalogue, document, origin, requestId: requestIdOf },
     { version: VERSION, trialOps: config.SIGNUP_TRIAL_OPS },
   )
+  mountApprovalPage(app, { approvals, clock: deps.clock, log, origin, requestId: requestIdOf }, { version: VERSION })
   app.onError((error, c) => errorResponse(error, requestIdOf(c), log))
 
   let housekeeping: NodeJS.Timeout | undefined
   const purge = async (): Promise<void> => {
     await idempotency.purge(PURGE_ROWS)
     await accounts.purgeThrottles(PURGE_ROWS)
+    await notifications.purge(PURGE_ROWS)
+    await approvals.purge(PURGE_ROWS)
   }
+  let expiring: NodeJS.Timeout | undefined
   return {
     fetch: app.fetch,
     request: app.request,
     engine,
     keys,
+    billing,
     execute,
     async start() {
       await keys.start()
+      await waiters.start()
+      outbox.start()
+      expiring = setInterval(
+        () =>
+          void approvals
+            .expireDue(EXPIRE_ROWS)
+            .catch((error: unknown) => log.warn({ err: error }, 'expiring approvals failed, will try again')),
+        EXPIRE_MS,
+      )
+      expiring.unref()
       housekeeping = setInterval(
         () => void purge().catch((error: unknown) => log.warn({ err: error }, 'purging failed, will try again')),
         HOUSEKEEPING_MS,
       )
       housekeeping.unref()
+      billing.start()
     },
+    release: () => waiters.release(),
     async stop() {
       clearInterval(housekeeping)
+      clearInterval(expiring)
+      await billing.stop()
+      await waiters.stop()
       await engine.settled()
+      await notifications.settled()
+      // Receivers that hang must not hold up the end: what is cut off is sent again by whoever comes next.
+      const delivered = outbox.stop()
+      await Promise.race([delivered, sleep(OUTBOX_DRAIN_MS, undefined, { ref: false })])
+      mailer?.close()
+      await outbound.close()
+      await delivered
       await keys.stop()
     },
   }
 }
+
+function billingSettings(config: Config): BillingSettings {
+  return {
+    networkId: config.X402_NETWORK,
+    payTo: (config.PAYTO_ADDRESS ?? null) as BillingSettings['payTo'],
+    depositXpub: config.DEPOSIT_XPUB ?? null,
+    usdc: (config.USDC_ADDRESS ?? null) as BillingSettings['usdc'],
+    rpcUrls: [config.BASE_RPC_URL, config.BASE_RPC_FALLBACK_URL].filter((url) => url !== undefined),
+    facilitator: facilitatorSettings(config),
+    minConfirmations: config.MIN_CONFIRMATIONS,
+    publicUrl: config.PUBLIC_URL ?? null,
+  }
+}
+
+/** The nearest one that is set: our own, Coinbase's, else the one at the URL. */
+function facilitatorSettings(config: Config): FacilitatorSettings {
+  const { CDP_API_KEY_ID: id, CDP_API_KEY_SECRET: secret } = config
+  if (config.FACILITATOR_PRIVATE_KEY !== undefined)
+    return { kind: 'own', privateKey: config.FACILITATOR_PRIVATE_KEY as `0x${string}` }
+  if (id !== undefined && secret !== undefined) return { kind: 'cdp', key: { id, secret } }
+  return { kind: 'url', url: config.X402_FACILITATOR_URL }
+}
+
+/** The domain of a mail address, with or without a name before it; for message ids. */
+const domainOf = (from: string | undefined): string => /@([\w.-]+)>?\s*$/.exec(from ?? '')?.[1] ?? 'localhost'
 
 /** @throws ConfigError when PRICES_FILE cannot be read or used */
 function loadCatalogue(config: Config): Catalogue {

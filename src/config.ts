@@ -1,4 +1,5 @@
 import { z } from 'zod'
+import { NETWORK_IDS } from './billing/networks.ts'
 
 const LOG_LEVELS = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const
 
@@ -31,7 +32,17 @@ const trustProxy = z
   .transform((value) => (value === 'off' ? 0 : value === 'on' ? 1 : Number(value)))
   .default(0)
 
-const environmentSchema = z.object({
+const evmAddress = z.string().regex(/^0x[0-9a-fA-F]{40}$/, 'must be an address: 0x and 40 hex digits')
+/** An extended public key. A private one does not belong on a server, so it is refused before it is used. */
+const xpub = z
+  .string()
+  .regex(
+    /^xpub[1-9A-HJ-NP-Za-km-z]{100,120}$/,
+    'must be an extended public key (xpub…); never put the private one (xprv…) on a server',
+  )
+const privateKey = z.string().regex(/^0x[0-9a-fA-F]{64}$/, 'must be a private key: 0x and 64 hex digits')
+
+const settingsSchema = z.object({
   PORT: count(8787, 0, 65_535),
   HOST: z.string().min(1).default('127.0.0.1'),
   PUBLIC_URL: url(['https:', 'http:'])
@@ -44,11 +55,39 @@ const environmentSchema = z.object({
   ADMIN_SECRET: z.string().optional(),
   SIGNUP_TRIAL_OPS: count(25, 0, 1_000_000_000),
   ACCOUNT_RATE_LIMIT_PER_HOUR: count(10, 0, 1_000_000),
+  PAYTO_ADDRESS: evmAddress.optional(),
+  DEPOSIT_XPUB: xpub.optional(),
+  X402_NETWORK: z.enum(NETWORK_IDS, `must be one of ${NETWORK_IDS.join(', ')}`).default('eip155:84532'),
+  BASE_RPC_URL: url(['https:', 'http:']).optional(),
+  BASE_RPC_FALLBACK_URL: url(['https:', 'http:']).optional(),
+  USDC_ADDRESS: evmAddress.optional(),
+  X402_FACILITATOR_URL: url(['https:', 'http:']).default('https://x402.org/facilitator'),
+  CDP_API_KEY_ID: z.string().min(1).optional(),
+  CDP_API_KEY_SECRET: z.string().min(1).optional(),
+  FACILITATOR_PRIVATE_KEY: privateKey.optional(),
+  MIN_CONFIRMATIONS: count(3, 1, 1_000),
   TRUST_PROXY: trustProxy,
   LANES: count(1, 1, 64),
   PRICES_FILE: z.string().min(1).optional(),
+  SMTP_URL: url(['smtp:', 'smtps:']).optional(),
+  MAIL_FROM: z.string().min(3).max(320).optional(),
+  TELEGRAM_API_URL: url(['https:', 'http:'])
+    .transform((value) => value.replace(/\/+$/, ''))
+    .default('https://api.telegram.org'),
+  OUTBOUND_ALLOW_PRIVATE: flag(false),
   LOG_LEVEL: z.enum(LOG_LEVELS, `must be one of ${LOG_LEVELS.join(', ')}`).default('info'),
 })
+
+/** Settings that stand or fall together. */
+const environmentSchema = settingsSchema
+  .refine((settings) => (settings.CDP_API_KEY_ID === undefined) === (settings.CDP_API_KEY_SECRET === undefined), {
+    path: ['CDP_API_KEY_SECRET'],
+    message: 'must be set together with CDP_API_KEY_ID',
+  })
+  .refine((settings) => (settings.SMTP_URL === undefined) === (settings.MAIL_FROM === undefined), {
+    path: ['MAIL_FROM'],
+    message: 'must be set together with SMTP_URL',
+  })
 
 export type Config = z.output<typeof environmentSchema>
 

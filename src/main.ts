@@ -70,6 +70,7 @@ async function main(): Promise<void> {
     stopping = true
     log.info({ signal }, 'stopping: finishing requests under way')
     setTimeout(() => process.exit(1), DRAIN_MS + CLOSE_MS).unref()
+    app.release()
     await drain(server)
     await app.stop()
     await database.close()

@@ -1,17 +1,32 @@
 import { type AccountDeps, accountOperations } from './accounts/operations.ts'
+import { type ApprovalDeps, approvalOperations } from './approvals/operations.ts'
+import { type BillingDeps, billingOperations } from './billing/operations.ts'
 import { type BudgetDeps, budgetOperations } from './budgets/operations.ts'
 import type { Operation } from './core/operation.ts'
 import { type IdempotencyDeps, idempotencyOperations } from './idempotency/operations.ts'
+import { channelOperations, type NotificationOperationDeps } from './notifications/operations.ts'
+import { webhookOperations } from './notifications/webhooks.operations.ts'
 import { type PriceDeps, priceOperations } from './prices/operations.ts'
 import { type RateDeps, rateOperations } from './rate/operations.ts'
 
-export type OperationDeps = AccountDeps & BudgetDeps & RateDeps & IdempotencyDeps & PriceDeps
+export type OperationDeps = AccountDeps &
+  BillingDeps &
+  BudgetDeps &
+  RateDeps &
+  IdempotencyDeps &
+  PriceDeps &
+  ApprovalDeps &
+  NotificationOperationDeps
 
 /** Everything the product can do. Routes, MCP tools, OpenAPI and the tests of rights are derived from this list. */
 export const operations: readonly Operation<OperationDeps>[] = [
   ...budgetOperations,
   ...rateOperations,
   ...idempotencyOperations,
+  ...approvalOperations,
   ...accountOperations,
+  ...billingOperations,
+  ...channelOperations,
+  ...webhookOperations,
   ...priceOperations,
 ]

@@ -1,13 +1,15 @@
 import type { Clock } from '../core/clock.ts'
 import { DomainError } from '../core/errors.ts'
-import { isUuid } from '../core/ids.ts'
+import { isUuid, uuidv7 } from '../core/ids.ts'
 import type { Guards, Scope, Throttle } from '../core/operation.ts'
 import type { Database } from '../db/client.ts'
 import { withDatabaseFailure } from '../db/failure.ts'
+import type { Runner } from '../db/runner.ts'
 import type { KeyResolver } from './keys.ts'
 import { hashOf, newApiKey } from './keys.ts'
 import {
   type Account,
+  type Alongside,
   type ApiKeyRow,
   countEvent,
   countLiveKeys,
@@ -28,6 +30,21 @@ type CallId = { readonly operationId: string; readonly resumed: boolean }
 /** Adds governance ops; implemented by the budgets room, through which every change of the quota goes. */
 export type Quota = { grant(accountId: string, call: CallId, ops: bigint, detail: string): Promise<bigint> }
 
+/** Tells whoever follows the account's keys, in the transaction that changes them; implemented by the notifications room. */
+export type KeyEvents = {
+  record(
+    runner: Runner,
+    event: {
+      readonly accountId: string
+      readonly id: string
+      readonly name: 'key.created' | 'key.revoked'
+      readonly stream: string
+      readonly atMs: number
+      readonly data: Readonly<Record<string, unknown>>
+    },
+  ): Promise<void>
+}
+
 export type NewKey = {
   readonly name: string
   readonly scope: Scope
@@ -44,13 +61,18 @@ export class AccountService {
   readonly #clock: Clock
   readonly #keys: KeyResolver
   readonly #quota: Quota
+  readonly #events: KeyEvents
   readonly #trialOps: number
 
-  constructor(deps: { database: Database; clock: Clock; keys: KeyResolver; quota: Quota }, options: { trialOps: number }) {
+  constructor(
+    deps: { database: Database; clock: Clock; keys: KeyResolver; quota: Quota; events: KeyEvents },
+    options: { trialOps: number },
+  ) {
     this.#database = deps.database
     this.#clock = deps.clock
     this.#keys = deps.keys
     this.#quota = deps.quota
+    this.#events = deps.events
     this.#trialOps = options.trialOps
   }
 
@@ -81,6 +103,10 @@ export class AccountService {
     return account
   }
 
+  async exists(accountId: string): Promise<boolean> {
+    return (await withDatabaseFailure(findAccount(this.#database, accountId))) !== undefined
+  }
+
   /** @throws DomainError `forbidden` when the account already has as many live keys as it may */
   async createKey(accountId: string, call: CallId, wanted: NewKey): Promise<{ apiKey: string; row: NewApiKey }> {
     const apiKey = newApiKey()
@@ -100,7 +126,9 @@ export class AccountService {
       createdMs,
       expiresMs: wanted.expiresInSeconds === null ? null : createdMs + wanted.expiresInSeconds * 1000,
     }
-    if (!(await withDatabaseFailure(insertKey(this.#database, row)))) {
+    const { keyId, name, scope, agentId } = row
+    const told = this.#tell(accountId, 'key.created', keyId, { name, scope, agent_id: agentId })
+    if (!(await withDatabaseFailure(insertKey(this.#database, row, told)))) {
       // Not resumed: another process has taken this request over meanwhile and handed its own secret out.
       if (!call.resumed) throw new DomainError('idempotency_conflict', { retryAfterSeconds: 1 })
       // Resumed: the first run may have made the row, but its secret is lost. Nobody has it, so this one takes its place.
@@ -117,12 +145,19 @@ export class AccountService {
   async revokeKey(accountId: string, call: Pick<CallId, 'resumed'>, keyId: string): Promise<void> {
     // Resumed: the first run may have revoked it; that is this call's success.
     const options = { now_ms: this.#clock.now(), evenRevoked: call.resumed }
-    const hash = isUuid(keyId) ? await withDatabaseFailure(revokeKey(this.#database, accountId, keyId, options)) : undefined
+    const told = this.#tell(accountId, 'key.revoked', keyId, {})
+    const hash = isUuid(keyId) ? await withDatabaseFailure(revokeKey(this.#database, accountId, keyId, options, told)) : undefined
     if (hash === undefined)
       throw new DomainError('not_found', {
         hint: 'This account has no live key with that key_id. GET /v1/account/keys lists them.',
       })
     await this.#keys.announceRevoked(hash)
+  }
+
+  #tell(accountId: string, name: 'key.created' | 'key.revoked', keyId: string, data: Record<string, unknown>): Alongside {
+    const atMs = this.#clock.now()
+    const event = { accountId, id: uuidv7(atMs), name, stream: `key:${keyId}`, atMs, data: { key_id: keyId, ...data } }
+    return (runner) => this.#events.record(runner, event)
   }
 
   async setNotificationEmail(accountId: string, email: string | null): Promise<void> {

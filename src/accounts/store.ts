@@ -1,6 +1,7 @@
 import { and, desc, eq, gt, isNull, lt, or, sql } from 'drizzle-orm'
 import { ArrayLiteral, Parameters } from '../db/array-literal.ts'
 import type { Database } from '../db/client.ts'
+import { type Runner, runnerOf } from '../db/runner.ts'
 import { accounts, apiKeys, throttles } from './tables.ts'
 
 export type ApiKeyRow = typeof apiKeys.$inferSelect
@@ -58,10 +59,16 @@ export async function findKeysByHash({ sql: raw, prepare }: Database, hashes: re
   }))
 }
 
+/** What is written together with a change, in its transaction. */
+export type Alongside = (runner: Runner) => Promise<void>
+
 /** @returns false when the key id is taken: the same request was carried out before */
-export async function insertKey({ orm }: Database, key: NewApiKey): Promise<boolean> {
-  const rows = await orm.insert(apiKeys).values(key).onConflictDoNothing().returning({ keyId: apiKeys.keyId })
-  return rows.length > 0
+export async function insertKey({ orm }: Database, key: NewApiKey, alongside: Alongside): Promise<boolean> {
+  return orm.transaction(async (tx) => {
+    const rows = await tx.insert(apiKeys).values(key).onConflictDoNothing().returning({ keyId: apiKeys.keyId })
+    if (rows.length > 0) await alongside(runnerOf(tx))
+    return rows.length > 0
+  })
 }
 
 /** Makes an existing key row open with another secret; for a creation whose answer never reached its caller. */
@@ -97,13 +104,17 @@ export async function revokeKey(
   accountId: string,
   keyId: string,
   { now_ms, evenRevoked }: { now_ms: number; evenRevoked: boolean },
+  alongside: Alongside,
 ): Promise<Buffer | undefined> {
-  const [row] = await orm
-    .update(apiKeys)
-    .set({ revokedMs: sql`coalesce(${apiKeys.revokedMs}, ${now_ms})` })
-    .where(and(eq(apiKeys.accountId, accountId), eq(apiKeys.keyId, keyId), evenRevoked ? undefined : isNull(apiKeys.revokedMs)))
-    .returning({ keyHash: apiKeys.keyHash })
-  return row?.keyHash
+  return orm.transaction(async (tx) => {
+    const [row] = await tx
+      .update(apiKeys)
+      .set({ revokedMs: sql`coalesce(${apiKeys.revokedMs}, ${now_ms})` })
+      .where(and(eq(apiKeys.accountId, accountId), eq(apiKeys.keyId, keyId), evenRevoked ? undefined : isNull(apiKeys.revokedMs)))
+      .returning({ keyHash: apiKeys.keyHash })
+    if (row) await alongside(runnerOf(tx))
+    return row?.keyHash
+  })
 }
 
 /** Hashes of keys revoked after a moment, for processes that missed the notification. */

@@ -1,5 +1,5 @@
 import { sql } from 'drizzle-orm'
-import { bigint, check, customType, index, pgTable, primaryKey, text, unique, uuid } from 'drizzle-orm/pg-core'
+import { bigint, check, customType, index, integer, pgTable, primaryKey, text, unique, uuid } from 'drizzle-orm/pg-core'
 
 const bytea = customType<{ data: Buffer }>({ dataType: () => 'bytea' })
 const ms = (name: string) => bigint(name, { mode: 'number' })
@@ -16,6 +16,8 @@ export const accounts = pgTable(
     version: bigint('version', { mode: 'bigint' }).notNull().default(sql`0`),
     /** The latest time any decision of this account was taken at; windows never run backwards behind it. */
     clockMs: ms('clock_ms').notNull(),
+    /** Bit set of the events that a webhook of the account wants (notifications room); changing it raises `version`. */
+    eventMask: integer('event_mask').notNull().default(0),
     notificationEmail: text('notification_email'),
     createdMs: ms('created_ms').notNull(),
   },

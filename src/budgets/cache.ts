@@ -9,6 +9,7 @@ export type CachedAccount = {
   version: bigint
   ops: bigint
   clockMs: number
+  readonly events: number
   envelopes: Map<string, EnvelopeState | null>
   /** Envelopes it had when the cache last weighed it. */
   weighed: number
@@ -46,6 +47,7 @@ export class AccountCache {
       version: loaded.version,
       ops: loaded.ops,
       clockMs: loaded.clockMs,
+      events: loaded.events,
       envelopes: new Map(),
       weighed: 0,
     }

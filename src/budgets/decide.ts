@@ -1,13 +1,28 @@
 import type { Nanousd } from '../core/money.ts'
 import { isWithin } from '../core/operation.ts'
 import { actualNanousd } from '../prices/cost.ts'
+import {
+  extraAt,
+  mapWindows,
+  NO_LIMITS,
+  NO_SPEND,
+  spentAt,
+  termsOf,
+  tighter,
+  tightestOf,
+  windowAt,
+  withRaise,
+} from './envelope.ts'
 import { decodeLevels, encodeLevels, pathOf } from './path.ts'
 import type {
   AccountChange,
   AccountState,
   Approval,
+  ApprovalDecision,
   ClearCommand,
   Command,
+  DecideCommand,
+  DecisionEntry,
   DeleteEnvelopeCommand,
   Denial,
   DenialEntry,
@@ -19,7 +34,6 @@ import type {
   LimitView,
   Outcome,
   OutcomeOf,
-  PerWindow,
   ReleaseCommand,
   Resolved,
   SetEnvelopeCommand,
@@ -27,20 +41,7 @@ import type {
   Unresolved,
 } from './state.ts'
 import { HOLD_KIND, HOLD_STATE } from './tables.ts'
-import { hasRolled, instanceStart, nextReset, WINDOW_COUNT, WINDOWS } from './windows.ts'
-
-const NO_SPEND: PerWindow<Nanousd> = [0n, 0n, 0n, 0n, 0n]
-const NO_LIMITS: PerWindow<null> = [null, null, null, null, null]
-const HOUR = 3_600_000
-
-const mapWindows = <T, R>(values: PerWindow<T>, f: (value: T, index: number) => R): PerWindow<R> => [
-  f(values[0], 0),
-  f(values[1], 1),
-  f(values[2], 2),
-  f(values[3], 3),
-  f(values[4], 4),
-]
-const windowAt = (index: number) => WINDOWS[index] ?? 'session'
+import { instanceStart, nextReset, WINDOW_COUNT, WINDOWS } from './windows.ts'
 
 /**
  * The rules of contract section 3 and nothing else: given an account's state, commands in arrival order and the time,
@@ -72,39 +73,6 @@ function inFairOrder(commands: readonly Command[]): Iterable<[number, Command]> 
   return [...entries.filter((entry) => !isClear(entry)), ...entries.filter(isClear)]
 }
 
-/** `window` as it stands at `at_ms`: the spend of an instance that has passed reads as 0. */
-export function spentAt(envelope: EnvelopeState, at_ms: number): PerWindow<Nanousd> {
-  // Every boundary of every window is a boundary of an hour.
-  if (Math.floor(envelope.clockMs / HOUR) >= Math.floor(at_ms / HOUR)) return envelope.spent
-  return mapWindows(envelope.spent, (spent, index) => (hasRolled(windowAt(index), envelope.clockMs, at_ms) ? 0n : spent))
-}
-
-/** Every limit of one envelope with what is left of it, never below 0. */
-export function limitsOf(agentId: string, envelope: EnvelopeState, at_ms: number): LimitView[] {
-  const spent = spentAt(envelope, at_ms)
-  const limits: LimitView[] = []
-  for (let index = 0; index < WINDOW_COUNT; index++) {
-    const limit = envelope.limits[index] ?? null
-    if (limit === null) continue
-    const left = limit - (spent[index] ?? 0n)
-    limits.push({
-      agentId,
-      window: windowAt(index),
-      limit,
-      spent: spent[index] ?? 0n,
-      remaining: left < 0n ? 0n : left,
-      resetMs: nextReset(windowAt(index), at_ms),
-    })
-  }
-  return limits
-}
-
-const tighter = (a: LimitView | null, b: LimitView): LimitView => (a === null || b.remaining < a.remaining ? b : a)
-
-/** The limit of an envelope with the least left; null for a deleted one. */
-export const tightestOf = (agentId: string, envelope: EnvelopeState, at_ms: number): LimitView | null =>
-  limitsOf(agentId, envelope, at_ms).reduce<LimitView | null>(tighter, null)
-
 /** Whether a hold was decided after another of the same account. */
 const isLater = (a: HoldState, b: HoldState): boolean =>
   a.takenVersion === b.takenVersion ? a.holdId > b.holdId : a.takenVersion > b.takenVersion
@@ -119,6 +87,7 @@ class Draft implements AccountChange {
   readonly newHolds: HoldState[] = []
   readonly denials: DenialEntry[] = []
   readonly ledger: LedgerEntry[] = []
+  readonly decisions: DecisionEntry[] = []
   readonly #resolved = new Map<string, HoldState>()
 
   constructor(account: AccountState, now_ms: number) {
@@ -145,6 +114,8 @@ class Draft implements AccountChange {
         return this.#deleteEnvelope(command)
       case 'grant':
         return this.#grant(command)
+      case 'decide':
+        return this.#decide(command)
     }
   }
 
@@ -178,10 +149,11 @@ class Draft implements AccountChange {
       for (let index = 0; index < WINDOW_COUNT; index++) {
         const limit = envelope.limits[index] ?? null
         if (limit === null) continue
-        const left = limit - (spent[index] ?? 0n)
+        const extra = envelope.extra ? extraAt(envelope.extra, index, this.clockMs) : 0n
+        const left = limit + extra - (spent[index] ?? 0n)
         if (command.estimate > left) fits = false
         if (tightest === null || left < tightest.remaining)
-          tightest = { agentId, window: windowAt(index), limit, spent: limit - left, remaining: left, resetMs: 0 }
+          tightest = { agentId, window: windowAt(index), limit, extra, spent: limit + extra - left, remaining: left, resetMs: 0 }
       }
     }
     if (tightest === null) return this.#deny(command, 'no_envelope', null)
@@ -223,6 +195,7 @@ class Draft implements AccountChange {
       model: command.model,
       estimate: command.estimate,
       reason,
+      tightest,
       atMs: this.clockMs,
     })
     const left = tightest?.remaining ?? 0n
@@ -356,7 +329,8 @@ class Draft implements AccountChange {
     if (command.resumed) return { existed: true }
     const before = this.#envelope(command.agentId)
     if (before === null || before.limits.every((limit) => limit === null)) return { existed: false }
-    this.#limit(command, { ...before, limits: NO_LIMITS, spent: spentAt(before, this.clockMs), clockMs: this.clockMs })
+    const spent = spentAt(before, this.clockMs)
+    this.#limit(command, { ...before, limits: NO_LIMITS, spent, clockMs: this.clockMs, extra: null })
     return { existed: true }
   }
 
@@ -380,20 +354,61 @@ class Draft implements AccountChange {
   }
 
   #grant(command: GrantCommand): OutcomeOf['grant'] {
-    if (!command.resumed) {
-      this.ops += command.ops
+    // Two of one batch may name the same entry: a payment found by a request and by the follower at once.
+    if (!command.resumed && !this.ledger.some((entry) => entry.id === command.id)) {
+      const isMoreThanThere = command.ops < -this.ops
+      const ops = isMoreThanThere ? -this.ops : command.ops
+      this.ops += ops
       this.changed = true
       this.ledger.push({
         id: command.id,
-        kind: 'grant',
+        kind: command.entry,
         agentId: null,
         holdId: null,
-        ops: command.ops,
+        ops,
         amount: 0n,
         detail: command.detail,
         atMs: this.clockMs,
       })
     }
     return { ops: this.ops }
+  }
+
+  /** The first decision stands. Past the expiry every decision is a timeout. A raise applies with the approval, or neither does. */
+  #decide(command: DecideCommand): OutcomeOf['decide'] {
+    const earlier = this.decisions.find(({ approvalId }) => approvalId === command.id) ?? this.account.decisions?.get(command.id)
+    if (earlier) return { decided: earlier }
+    const isLate = command.expiresMs <= this.clockMs
+    if (command.decision === 'timeout' && !isLate) return { refused: 'pending' }
+    const decision = isLate ? 'timeout' : command.decision
+    const raise = decision === 'approved' ? command.raise : null
+    if (raise) {
+      const before = this.#envelope(raise.agentId)
+      if (termsOf(raise, before, this.clockMs) !== command.terms) return { refused: 'changed' }
+      const after = withRaise(raise, before, this.clockMs)
+      if (after) {
+        this.charged.delete(raise.agentId)
+        this.limited.set(raise.agentId, after)
+      }
+    }
+    const responder = decision === 'timeout' ? null : command.responder
+    const decided: ApprovalDecision = { approvalId: command.id, decision, responder, decidedMs: this.clockMs }
+    this.changed = true
+    this.decisions.push({ ...decided, agentId: command.agentId, actionSummary: command.actionSummary })
+    this.ledger.push({
+      id: command.id,
+      kind: 'approval',
+      agentId: raise?.agentId ?? command.agentId,
+      holdId: null,
+      ops: 0n,
+      amount: raise?.kind === 'extra' ? raise.amount : 0n,
+      detail: JSON.stringify({
+        decision,
+        responder,
+        ...(raise && { window: raise.window, [raise.kind]: raise.amount.toString() }),
+      }),
+      atMs: this.clockMs,
+    })
+    return { decided }
   }
 }

@@ -4,6 +4,7 @@ import { DomainError } from '../core/errors.ts'
 import type { Database } from '../db/client.ts'
 import { databaseFailure, isUniqueViolation } from '../db/failure.ts'
 import { AccountCache, type CachedAccount } from './cache.ts'
+import type { Companion } from './companion.ts'
 import { decide } from './decide.ts'
 import { loadMissing } from './load.ts'
 import type { AccountChange, Command, Outcome, OutcomeOf } from './state.ts'
@@ -40,13 +41,15 @@ export class DecisionEngine {
   readonly #database: Database
   readonly #lane: LaneSql
   readonly #clock: Clock
+  readonly #companions: readonly Companion[]
   readonly #lanes: Batcher<Item, Outcome>[]
   readonly #cache = new AccountCache()
 
-  constructor(deps: { database: Database; clock: Clock }, options: EngineOptions) {
+  constructor(deps: { database: Database; clock: Clock; companions?: readonly Companion[] }, options: EngineOptions) {
     this.#database = deps.database
     this.#lane = { sql: deps.database.laneSql, prepare: deps.database.prepare }
     this.#clock = deps.clock
+    this.#companions = deps.companions ?? []
     this.#lanes = Array.from(
       { length: options.lanes },
       () => new Batcher<Item, Outcome>((items) => this.#runBatch(items), options),
@@ -158,7 +161,7 @@ export class DecisionEngine {
       changes.push(decision.change)
       accounts.set(group.accountId, ready.cached)
     }
-    const stored = changes.length === 0 ? new Set<string>() : await writeChanges(lane, changes)
+    const stored = changes.length === 0 ? new Set<string>() : await writeChanges(lane, changes, this.#companions)
     for (const change of changes) {
       const { accountId } = change.account
       const cached = accounts.get(accountId)

@@ -1,7 +1,17 @@
 import type { AccountCache, CachedAccount } from './cache.ts'
 import { ACCOUNT_PATH, pathOf } from './path.ts'
-import type { AccountState, Command, HoldState } from './state.ts'
-import { type LaneSql, type LoadedHold, loadEnvelopes, loadHolds, loadLatestOpen, loadLedgerEntries, type Pair } from './store.ts'
+import type { AccountState, ApprovalDecision, Command, HoldState } from './state.ts'
+import {
+  type LaneSql,
+  type LoadedDecision,
+  type LoadedHold,
+  loadDecisions,
+  loadEnvelopes,
+  loadHolds,
+  loadLatestOpen,
+  loadLedgerEntries,
+  type Pair,
+} from './store.ts'
 
 export type AccountCommands = { readonly accountId: string; readonly commands: readonly Command[] }
 export type Ready = { readonly cached: CachedAccount; readonly state: AccountState; readonly commands: readonly Command[] }
@@ -41,8 +51,15 @@ export async function loadMissing(
   })
 }
 
-/** The holds a batch needs, with the account version they belong to; null when reads of different versions were mixed. */
-type HoldSet = { version: bigint | null; readonly holds: Map<string, HoldState> }
+/** The holds and decisions a batch needs, with the account version they belong to; null when reads of different versions were mixed. */
+type HoldSet = {
+  version: bigint | null
+  readonly holds: Map<string, HoldState>
+  readonly decisions: Map<string, ApprovalDecision>
+}
+
+const NO_HOLDS: ReadonlyMap<string, HoldState> = new Map()
+const NO_DECISIONS: ReadonlyMap<string, ApprovalDecision> = new Map()
 
 const stateOf = (cached: CachedAccount, set: HoldSet | undefined): AccountState => ({
   accountId: cached.accountId,
@@ -50,7 +67,9 @@ const stateOf = (cached: CachedAccount, set: HoldSet | undefined): AccountState 
   ops: cached.ops,
   clockMs: cached.clockMs,
   envelopes: cached.envelopes,
-  holds: set?.holds ?? new Map(),
+  holds: set?.holds ?? NO_HOLDS,
+  decisions: set?.decisions ?? NO_DECISIONS,
+  events: cached.events,
 })
 
 function isConsistent(cached: CachedAccount, request: LoadRequest, set: HoldSet | undefined): boolean {
@@ -66,6 +85,7 @@ function agentsOf(request: AccountCommands, set: HoldSet | undefined): Set<strin
   for (const command of request.commands) {
     if (command.kind === 'clear' || command.kind === 'settle') for (const level of command.path) agents.add(level)
     else if (command.kind === 'set_envelope' || command.kind === 'delete_envelope') agents.add(command.agentId)
+    else if (command.kind === 'decide' && command.raise) agents.add(command.raise.agentId)
   }
   if (set) for (const hold of set.holds.values()) for (const level of pathOf(hold.agentId)) agents.add(level)
   return agents
@@ -94,11 +114,15 @@ async function holdsFor(
   now_ms: number,
 ): Promise<Map<string, HoldSet>> {
   const sets = new Map<string, HoldSet>()
-  const add = (accountId: string, version: bigint, hold: HoldState | null): void => {
-    const set = sets.get(accountId) ?? { version, holds: new Map() }
+  const setOf = (accountId: string, version: bigint): HoldSet => {
+    const set = sets.get(accountId) ?? { version, holds: new Map(), decisions: new Map() }
     if (set.version !== version) set.version = null
-    if (hold) set.holds.set(hold.holdId, hold)
     sets.set(accountId, set)
+    return set
+  }
+  const add = (accountId: string, version: bigint, hold: HoldState | null): void => {
+    const set = setOf(accountId, version)
+    if (hold) set.holds.set(hold.holdId, hold)
   }
   const addLoaded = (rows: readonly LoadedHold[]): void => {
     for (const row of rows) {
@@ -106,7 +130,15 @@ async function holdsFor(
       add(row.accountId, row.version, row.hold)
     }
   }
+  const addDecisions = (rows: readonly LoadedDecision[]): void => {
+    for (const row of rows) {
+      cache.adopt(row)
+      const set = setOf(row.accountId, row.version)
+      if (row.decision) set.decisions.set(row.decision.approvalId, row.decision)
+    }
+  }
   const pairs: Pair[] = []
+  const approvals: Pair[] = []
   const reads: Promise<void>[] = []
   for (const { accountId, commands } of requests) {
     const cached = cache.get(accountId)
@@ -115,10 +147,12 @@ async function holdsFor(
       if (cached && hold) add(accountId, cached.version, hold)
       else pairs.push([accountId, holdId])
     }
+    for (const command of commands) if (command.kind === 'decide') approvals.push([accountId, command.id])
     for (const [agentId, count] of latestWanted(commands))
       reads.push(loadLatestOpen(lane, accountId, agentId, now_ms, count).then(addLoaded))
   }
   if (pairs.length > 0) reads.push(loadHolds(lane, pairs).then(addLoaded))
+  if (approvals.length > 0) reads.push(loadDecisions(lane, approvals).then(addDecisions))
   // Awaited together: one that fails while another is awaited would end the process as an unhandled rejection.
   await Promise.all(reads)
   return sets

@@ -1,7 +1,7 @@
 import { z } from 'zod'
-import { type Nanousd, usdFromNanousd } from '../core/money.ts'
+import { ceilDiv, type Nanousd, usdFromNanousd } from '../core/money.ts'
 import { defineOperation } from '../core/operation.ts'
-import { agentIdSchema, integer, modelSchema, text } from '../core/text.ts'
+import { agentIdSchema, integer, modelSchema, plainLine, text } from '../core/text.ts'
 import type { BudgetService, EnvelopeView, Refusal } from './service.ts'
 import type { DenialReason, LimitView } from './state.ts'
 import { WINDOWS } from './windows.ts'
@@ -20,7 +20,14 @@ const limitUsd = z.number().gt(0).max(1_000_000).describe('US dollars, above 0 a
 const tokens = integer(0, MAX_TOKENS)
 const clearanceId = text(1, 128).describe('The clearance_id that budget_clear returned')
 
-const windowView = z.object({ window: windowSchema, limit_usd: usd, spent_usd: usd, remaining_usd: usd, reset_at: unixMs })
+const windowView = z.object({
+  window: windowSchema,
+  limit_usd: usd,
+  extra_usd: usd.optional().describe('A one-off raise of this window instance that a human approved, on top of limit_usd'),
+  spent_usd: usd,
+  remaining_usd: usd,
+  reset_at: unixMs,
+})
 const envelopeView = windowView.extend({
   agent_id: z.string(),
   limits: z.array(windowView).describe('Every window of this envelope; the top-level fields are the tightest'),
@@ -29,6 +36,7 @@ const envelopeView = windowView.extend({
 const limitJson = (limit: LimitView) => ({
   window: limit.window,
   limit_usd: usdFromNanousd(limit.limit),
+  ...(limit.extra > 0n && { extra_usd: usdFromNanousd(limit.extra) }),
   spent_usd: usdFromNanousd(limit.spent),
   remaining_usd: usdFromNanousd(limit.remaining),
   reset_at: limit.resetMs,
@@ -149,10 +157,32 @@ const NEXT_STEP: Record<DenialReason, string> = {
   no_envelope:
     'No envelope covers this agent. Its owner sets one with set_envelope (PUT /v1/budget/envelope); do not make the call without it.',
   envelope_exceeded:
-    'Do not make the call. Ask for at most max_affordable_tokens, wait until reset_at, or ask the owner for a higher limit. Calling again unchanged will be denied again.',
+    'Do not make the call. Ask for at most max_affordable_tokens, wait until reset_at, or ask a human: give approval_request to request_approval as it is. Calling again unchanged will be denied again.',
 }
 
-const denialJson = (denial: Refusal) => {
+/** An approved raise has to suffice for the same call again: rounded up to whole cents. */
+const centsUp = (amount: Nanousd): number => Number(ceilDiv(amount, NANOUSD_PER_CENT)) / 100
+const NANOUSD_PER_CENT = 10_000_000n
+const MAX_LIMIT_USD = 1_000_000
+
+/** The request that would ask a human for what this call lacks; none when no request may ask for that much. */
+function approvalRequest(denial: Refusal, tightest: LimitView, asked: { agent_id: string; model: string }) {
+  const extraUsd = centsUp(denial.shortfall)
+  if (extraUsd > MAX_LIMIT_USD) return undefined
+  const cap = `${tightest.window} limit of $${usdFromNanousd(tightest.limit + tightest.extra).toFixed(2)}`
+  const whose = tightest.agentId === asked.agent_id ? 'the' : tightest.agentId === '*' ? "the account's" : "a parent's"
+  return {
+    agent_id: asked.agent_id,
+    action_summary: `Spend $${extraUsd.toFixed(2)} beyond ${whose} ${cap}, once, on ${plainLine(asked.model)}`,
+    grant: {
+      extra_usd: extraUsd,
+      window: tightest.window,
+      ...(tightest.agentId !== asked.agent_id && { agent_id: tightest.agentId }),
+    },
+  }
+}
+
+const denialJson = (denial: Refusal, asked: { agent_id: string; model: string }) => {
   const base = {
     approved: false as const,
     remaining_usd: usdFromNanousd(denial.remaining),
@@ -161,6 +191,7 @@ const denialJson = (denial: Refusal) => {
   }
   if (denial.tightest === null) return base
   const { agentId, window, limit, resetMs } = denial.tightest
+  const request = denial.reason === 'envelope_exceeded' ? approvalRequest(denial, denial.tightest, asked) : undefined
   return {
     ...base,
     limit_agent_id: agentId,
@@ -168,6 +199,7 @@ const denialJson = (denial: Refusal) => {
     limit_usd: usdFromNanousd(limit),
     reset_at: resetMs,
     max_affordable_tokens: denial.affordableTokens,
+    ...(request && { approval_request: request }),
   }
 }
 
@@ -202,6 +234,14 @@ export const budgetClear = defineOperation({
     limit_usd: usd.optional(),
     reset_at: unixMs.optional(),
     max_affordable_tokens: z.number().int().optional().describe('The largest estimated_tokens that would fit now'),
+    approval_request: z
+      .object({
+        agent_id: z.string(),
+        action_summary: z.string(),
+        grant: z.object({ extra_usd: usd, window: windowSchema, agent_id: z.string().optional() }),
+      })
+      .optional()
+      .describe('What to hand to request_approval so that a human can allow exactly this'),
   }),
   tool: { readOnlyHint: false, destructiveHint: false, idempotentHint: false, openWorldHint: false },
   async run({ budgets }: BudgetDeps, input, context) {
@@ -212,7 +252,7 @@ export const budgetClear = defineOperation({
       estimatedInputTokens: input.estimated_input_tokens ?? 0,
       hold_ms: (input.hold_seconds ?? DEFAULT_HOLD_SECONDS) * 1000,
     })
-    if (!outcome.approved) return denialJson(outcome)
+    if (!outcome.approved) return denialJson(outcome, input)
     return {
       approved: true,
       remaining_usd: usdFromNanousd(outcome.remaining),

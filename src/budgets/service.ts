@@ -7,12 +7,24 @@ import type { Database } from '../db/client.ts'
 import { withDatabaseFailure } from '../db/failure.ts'
 import type { Catalogue } from '../prices/catalogue.ts'
 import { affordableTokens, estimateNanousd } from '../prices/cost.ts'
-import { limitsOf } from './decide.ts'
 import type { DecisionEngine } from './engine.ts'
+import { extraAt, limitsOf, spentAt, termsOf } from './envelope.ts'
 import { pathOf } from './path.ts'
-import type { Approval, DenialReason, LimitView, OutcomeOf, PerWindow, Resolved, Unresolved, Usage } from './state.ts'
-import { readEnvelopes } from './store.ts'
-import { WINDOWS, type Window } from './windows.ts'
+import type {
+  Approval,
+  DecideCommand,
+  DenialReason,
+  GrantKind,
+  LimitView,
+  OutcomeOf,
+  PerWindow,
+  Raise,
+  Resolved,
+  Unresolved,
+  Usage,
+} from './state.ts'
+import { type LaneSql, loadLedgerEntries, readEnvelopes } from './store.ts'
+import { nextReset, WINDOWS, type Window } from './windows.ts'
 
 /** What a call creates is named by its operation id, so that a resumed call finds what the first one made. */
 export type CallId = { readonly operationId: string; readonly resumed: boolean }
@@ -30,6 +42,18 @@ export type Refusal = {
   readonly remaining: Nanousd
   readonly tightest: LimitView | null
   readonly affordableTokens: number
+  /** How much more the tightest limit would have to have left. */
+  readonly shortfall: Nanousd
+}
+
+/** Where a raise starts from, as of now. `limit` is null when the window has no cap. */
+export type RaiseView = {
+  readonly raise: Raise
+  readonly limit: Nanousd | null
+  readonly extra: Nanousd
+  readonly spent: Nanousd
+  readonly resetMs: number
+  readonly terms: string
 }
 
 export type EnvelopeView = { readonly agentId: string; readonly tightest: LimitView; readonly limits: readonly LimitView[] }
@@ -38,19 +62,21 @@ export type EnvelopeView = { readonly agentId: string; readonly tightest: LimitV
 export class BudgetService {
   readonly #engine: DecisionEngine
   readonly #catalogue: Catalogue
-  readonly #database: Database
+  /** The general pool: reads here must not make decisions queue. */
+  readonly #lane: LaneSql
   readonly #clock: Clock
 
   constructor(deps: { engine: DecisionEngine; catalogue: Catalogue; database: Database; clock: Clock }) {
     this.#engine = deps.engine
     this.#catalogue = deps.catalogue
-    this.#database = deps.database
+    this.#lane = { sql: deps.database.sql, prepare: deps.database.prepare }
     this.#clock = deps.clock
   }
 
   /** Prices a planned call and decides it. No call leaves this process but the one to the database. */
   async clear(accountId: string, call: CallId, request: ClearRequest): Promise<Approval | Refusal> {
     const rate = this.#catalogue.rateFor(request.model)
+    const estimate = estimateNanousd(rate, request.estimatedTokens, request.estimatedInputTokens)
     const outcome = await this.#engine.submit(accountId, {
       kind: 'clear',
       id: call.operationId,
@@ -58,7 +84,7 @@ export class BudgetService {
       agentId: request.agentId,
       path: pathOf(request.agentId),
       model: request.model,
-      estimate: estimateNanousd(rate, request.estimatedTokens, request.estimatedInputTokens),
+      estimate,
       rates: rate,
       hold_ms: request.hold_ms,
     })
@@ -66,6 +92,7 @@ export class BudgetService {
     return {
       ...outcome,
       affordableTokens: outcome.tightest === null ? 0 : affordableTokens(rate, outcome.remaining, request.estimatedInputTokens),
+      shortfall: outcome.tightest === null ? 0n : estimate - outcome.tightest.remaining,
     }
   }
 
@@ -153,20 +180,53 @@ export class BudgetService {
   }
 
   /** Adds governance ops to an account. @param ops a positive integer @returns the new quota */
-  async grant(accountId: string, call: CallId, ops: bigint, detail: string): Promise<bigint> {
+  async grant(accountId: string, call: CallId, ops: bigint, detail: string, entry: GrantKind = 'grant'): Promise<bigint> {
     const outcome = await this.#engine.submit(accountId, {
       kind: 'grant',
       id: call.operationId,
       resumed: call.resumed,
+      entry,
       ops,
       detail,
     })
     return outcome.ops
   }
 
+  /**
+   * Takes ops back, at most as many as there are. Repeating it with the same operation id takes nothing more.
+   * @param ops a positive integer @returns how many it took
+   */
+  async takeBack(accountId: string, operationId: string, ops: bigint, detail: string): Promise<bigint> {
+    await this.grant(accountId, { operationId, resumed: true }, -ops, detail, 'correction')
+    const [entry] = await withDatabaseFailure(loadLedgerEntries(this.#lane, [[accountId, operationId]]))
+    if (!entry?.recorded) throw new Error(`correction ${operationId} left no ledger entry`)
+    return -entry.opsDelta
+  }
+
+  /** What a raise would start from now; for showing it before anyone agrees to it. */
+  async viewRaise(accountId: string, raise: Raise): Promise<RaiseView> {
+    const [row] = await readEnvelopes(this.#lane, accountId, raise.agentId)
+    const at_ms = Math.max(this.#clock.now(), row?.accountClockMs ?? 0)
+    const envelope = row?.envelope ?? null
+    const index = WINDOWS.indexOf(raise.window)
+    const limit = envelope?.limits[index] ?? null
+    return {
+      raise,
+      limit,
+      extra: limit === null ? 0n : extraAt(envelope?.extra, index, at_ms),
+      spent: envelope === null ? 0n : (spentAt(envelope, at_ms)[index] ?? 0n),
+      resetMs: nextReset(raise.window, at_ms),
+      terms: termsOf(raise, envelope, at_ms),
+    }
+  }
+
+  /** Takes a decision on an approval; the first one stands. A raise that comes with it applies in the same step. */
+  decide(accountId: string, command: Omit<DecideCommand, 'kind' | 'resumed'>): Promise<OutcomeOf['decide']> {
+    return this.#engine.submit(accountId, { ...command, kind: 'decide', resumed: false })
+  }
+
   async #read(accountId: string, agentId: string | null): Promise<EnvelopeView[]> {
-    const lane = { sql: this.#database.sql, prepare: this.#database.prepare }
-    const rows = await withDatabaseFailure(readEnvelopes(lane, accountId, agentId))
+    const rows = await withDatabaseFailure(readEnvelopes(this.#lane, accountId, agentId))
     const now_ms = this.#clock.now()
     return rows.flatMap((row) => {
       // The account may have decided at a later time than this process's clock shows; a window never runs backwards.

@@ -6,6 +6,9 @@ import type { Window } from './windows.ts'
 /** One value per window, in the order of WINDOWS. */
 export type PerWindow<T> = readonly [hourly: T, daily: T, weekly: T, monthly: T, session: T]
 
+/** One-off raises: each adds to its window's limit in the instance that contains `clockMs`, and is gone with it. */
+export type Extra = { readonly amounts: PerWindow<Nanousd>; readonly clockMs: number }
+
 export type EnvelopeState = {
   /** null: no limit in that window. All null: a deleted envelope that still counts. */
   readonly limits: PerWindow<Nanousd | null>
@@ -13,6 +16,7 @@ export type EnvelopeState = {
   readonly spent: PerWindow<Nanousd>
   readonly clockMs: number
   readonly createdMs: number
+  readonly extra?: Extra | null
 }
 
 export type HoldState = {
@@ -46,6 +50,10 @@ export type AccountState = {
   /** null: known to have no row. Absent: not loaded. */
   readonly envelopes: ReadonlyMap<string, EnvelopeState | null>
   readonly holds: ReadonlyMap<string, HoldState>
+  /** Decisions already taken on approvals that the commands name, by approval id. */
+  readonly decisions?: ReadonlyMap<string, ApprovalDecision>
+  /** Bit set of the events that somebody wants to hear of (notifications room); 0 or absent for none. */
+  readonly events?: number
 }
 
 export type Usage = {
@@ -88,15 +96,58 @@ export type SetEnvelopeCommand = CommandBase & {
   readonly limits: PerWindow<Nanousd | null>
 }
 export type DeleteEnvelopeCommand = CommandBase & { readonly kind: 'delete_envelope'; readonly agentId: string }
-export type GrantCommand = CommandBase & { readonly kind: 'grant'; readonly ops: bigint; readonly detail: string }
+export type GrantCommand = CommandBase & {
+  readonly kind: 'grant'
+  readonly entry: GrantKind
+  /** Only a correction may be negative; it takes what is there and never goes below 0. */
+  readonly ops: bigint
+  readonly detail: string
+}
+/** What changes the quota from outside: the trial and the operator, payments, and payments that were undone. */
+export type GrantKind = 'grant' | 'topup' | 'correction'
 
-export type Command = ClearCommand | SettleCommand | ReleaseCommand | SetEnvelopeCommand | DeleteEnvelopeCommand | GrantCommand
+/** What approving a request changes: a new cap for one window, or a one-off addition to the window's current instance. */
+export type Raise = {
+  readonly agentId: string
+  readonly window: Window
+  readonly kind: 'limit' | 'extra'
+  readonly amount: Nanousd
+}
+/** `id` is the approval's. The first decision stands; `timeout` is one, and the only one from `expiresMs` on. */
+export type DecideCommand = CommandBase & {
+  readonly kind: 'decide'
+  readonly agentId: string
+  readonly actionSummary: string
+  readonly decision: ApprovalDecision['decision']
+  readonly responder: string | null
+  readonly expiresMs: number
+  readonly raise: Raise | null
+  /** What the decider was shown (`termsOf`). */
+  readonly terms: string | null
+}
+export type ApprovalDecision = {
+  readonly approvalId: string
+  readonly decision: 'approved' | 'denied' | 'timeout'
+  readonly responder: string | null
+  readonly decidedMs: number
+}
+
+export type Command =
+  | ClearCommand
+  | SettleCommand
+  | ReleaseCommand
+  | SetEnvelopeCommand
+  | DeleteEnvelopeCommand
+  | GrantCommand
+  | DecideCommand
 
 /** One limit as it stands; the tightest of several is the one with the least left. */
 export type LimitView = {
   readonly agentId: string
   readonly window: Window
   readonly limit: Nanousd
+  /** One-off raise of the current instance, on top of `limit`. */
+  readonly extra: Nanousd
   readonly spent: Nanousd
   readonly remaining: Nanousd
   readonly resetMs: number
@@ -128,6 +179,8 @@ export type OutcomeOf = {
   set_envelope: { readonly tightest: LimitView }
   delete_envelope: { readonly existed: boolean }
   grant: { readonly ops: bigint }
+  /** `changed`: the raise no longer starts from what was shown. `pending`: not yet expired, so no timeout. */
+  decide: { readonly decided: ApprovalDecision } | { readonly refused: 'changed' | 'pending' }
 }
 export type Outcome = OutcomeOf[Command['kind']]
 
@@ -137,11 +190,12 @@ export type DenialEntry = {
   readonly model: string
   readonly estimate: Nanousd
   readonly reason: DenialReason
+  readonly tightest: LimitView | null
   readonly atMs: number
 }
 export type LedgerEntry = {
   readonly id: string
-  readonly kind: 'grant' | 'settle' | 'release' | 'limit'
+  readonly kind: GrantKind | 'settle' | 'release' | 'limit' | 'approval'
   readonly agentId: string | null
   readonly holdId: string | null
   readonly ops: bigint
@@ -149,6 +203,8 @@ export type LedgerEntry = {
   readonly detail: string
   readonly atMs: number
 }
+
+export type DecisionEntry = ApprovalDecision & { readonly agentId: string; readonly actionSummary: string }
 
 /** What one account's share of a batch changes: everything the write statement needs, and nothing else. */
 export type AccountChange = {
@@ -165,4 +221,5 @@ export type AccountChange = {
   readonly resolvedHolds: readonly HoldState[]
   readonly denials: readonly DenialEntry[]
   readonly ledger: readonly LedgerEntry[]
+  readonly decisions: readonly DecisionEntry[]
 }

@@ -23,6 +23,13 @@ export const envelopes = pgTable(
     spentWeeklyNanousd: money('spent_weekly_nanousd').notNull(),
     spentMonthlyNanousd: money('spent_monthly_nanousd').notNull(),
     spentSessionNanousd: money('spent_session_nanousd').notNull(),
+    /** One-off raises, each valid in the window instance that contains `extra_clock_ms`; all null for none. */
+    extraHourlyNanousd: money('extra_hourly_nanousd'),
+    extraDailyNanousd: money('extra_daily_nanousd'),
+    extraWeeklyNanousd: money('extra_weekly_nanousd'),
+    extraMonthlyNanousd: money('extra_monthly_nanousd'),
+    extraSessionNanousd: money('extra_session_nanousd'),
+    extraClockMs: ms('extra_clock_ms'),
     /** The time of the last write: says which instance of each window the spent figures belong to. */
     clockMs: ms('clock_ms').notNull(),
     createdMs: ms('created_ms').notNull(),
@@ -89,7 +96,7 @@ export const ledger = pgTable(
   {
     accountId: uuid('account_id').notNull(),
     entryId: uuid('entry_id').notNull(),
-    kind: text('kind', { enum: ['grant', 'settle', 'release', 'limit'] }).notNull(),
+    kind: text('kind', { enum: ['grant', 'topup', 'correction', 'settle', 'release', 'limit', 'approval'] }).notNull(),
     agentId: text('agent_id'),
     holdId: uuid('hold_id'),
     opsDelta: bigint('ops_delta', { mode: 'bigint' }).notNull(),

@@ -36,6 +36,8 @@ export type RunContext<C extends Caller = Caller> = {
   readonly caller: C
   /** The peer's address, for limits on callers without an account. */
   readonly ip: string
+  /** The origin for links to this server, e.g. `https://gvnr.example.com`; absent when the transport knows none. */
+  readonly origin?: (() => string) | undefined
   /** The id for what this call creates. The same again when an interrupted idempotent request is taken up. */
   readonly operationId: string
   /** True when an earlier run with this operationId may already have done the work. */
@@ -52,7 +54,7 @@ export type Operation<D, I extends z.ZodObject = z.ZodObject, O extends z.ZodObj
   /** What it does and when to use it, for people and models. */
   readonly description: string
   readonly tag: string
-  readonly method: 'get' | 'post' | 'put' | 'delete'
+  readonly method: 'get' | 'post' | 'put' | 'patch' | 'delete'
   /** Path template, e.g. `/v1/budget/envelope/{agent_id}`. */
   readonly path: string
   readonly access: A
@@ -62,6 +64,14 @@ export type Operation<D, I extends z.ZodObject = z.ZodObject, O extends z.ZodObj
   readonly status?: 200 | 201
   /** Codes this operation may answer beyond those every operation can. */
   readonly errors?: readonly ErrorCode[]
+  /** Statuses of codes that this operation answers with another one than usual. */
+  readonly errorStatus?: Readonly<Partial<Record<ErrorCode, number>>>
+  /** Set when repeating the call is safe by what it carries: it takes no `Idempotency-Key`. */
+  readonly countsOnce?: true
+  /** Input of a mutating call that may come in the query. */
+  readonly query?: readonly string[]
+  /** The code a bad value of a field is answered with, where the contract names one, instead of `invalid_params`. */
+  readonly inputErrors?: Readonly<Record<string, ErrorCode>>
   /** MCP tool annotations; absent when the operation is no tool. */
   readonly tool?: {
     readonly readOnlyHint: boolean
@@ -81,6 +91,10 @@ export const defineOperation = <D, I extends z.ZodObject, O extends z.ZodObject,
 
 export const mutates = (operation: { method: string }): boolean => operation.method !== 'get'
 
+/** Whether a call is remembered under the `Idempotency-Key` it brings. */
+export const isReplayable = (operation: { method: string; access: Access; countsOnce?: true }): boolean =>
+  mutates(operation) && operation.access.kind !== 'public' && operation.countsOnce === undefined
+
 /** True when `agentId` is `path` itself or below it. */
 export const isWithin = (agentId: string, path: string): boolean =>
   agentId === path || (agentId.startsWith(path) && agentId[path.length] === '/')
@@ -95,6 +109,7 @@ export function mayCall(access: Access, caller: Caller): boolean {
 export type CallContext = {
   readonly caller: Caller
   readonly ip: string
+  readonly origin?: (() => string) | undefined
   readonly idempotencyKey?: string | undefined
   /** The bearer key as sent; encrypts stored secret responses, never stored or logged. */
   readonly bearer?: string | undefined
@@ -136,14 +151,14 @@ export function createExecutor<D>(options: { deps: D; guards: Guards; clock: Clo
     checkAgent(operation.access, call.caller, input)
 
     const run = async (operationId: string, resumed: boolean): Promise<OperationResult> => {
-      const context: RunContext = { caller: call.caller, ip: call.ip, operationId, resumed }
+      const context: RunContext = { caller: call.caller, ip: call.ip, origin: call.origin, operationId, resumed }
       if (operation.throttle) await checkThrottle(guards, operation.throttle(deps, context))
       const body = await operation.run(deps, input, context)
       if (options.checkResults) operation.output.parse(body)
       return { status: operation.status ?? 200, body }
     }
     // A call without an account cannot own a key; account creation is limited per address instead.
-    if (call.idempotencyKey === undefined || !mutates(operation) || call.caller.kind === 'public')
+    if (call.idempotencyKey === undefined || !isReplayable(operation) || call.caller.kind === 'public')
       return run(uuidv7(clock.now()), false)
     if (call.idempotencyKey.length < 1 || call.idempotencyKey.length > 256) {
       throw invalidParams(operation, [{ path: 'Idempotency-Key', message: 'must be 1 to 256 characters long' }])
@@ -208,13 +223,18 @@ function requiredFields(schema: z.ZodObject): string[] {
   return fields
 }
 
-function parseInput<I extends z.ZodObject>(operation: { input: I }, raw: unknown): Record<string, unknown> {
+function parseInput(
+  operation: { input: z.ZodObject; inputErrors?: Readonly<Record<string, ErrorCode>> },
+  raw: unknown,
+): Record<string, unknown> {
   const parsed = operation.input.safeParse(raw)
   if (parsed.success) return parsed.data
-  throw invalidParams(
+  const error = invalidParams(
     operation,
     parsed.error.issues.map((issue) => ({ path: issue.path.join('.'), message: plainMessage(issue) })),
   )
+  const code = operation.inputErrors?.[String(parsed.error.issues[0]?.path[0])]
+  throw code === undefined ? error : new DomainError(code, { details: error.details })
 }
 
 function plainMessage(issue: z.core.$ZodIssue): string {

@@ -32,3 +32,17 @@ export const providerSchema = text(1, 64)
 
 /** A finite JSON integer within bounds. */
 export const integer = (min: number, max: number) => z.number().int().min(min).max(max)
+
+/** The same as a parameter of a GET, where it arrives as digits. */
+export const queryInteger = (min: number, max: number) =>
+  z.preprocess((value) => (typeof value === 'string' && /^\d{1,15}$/.test(value) ? Number(value) : value), integer(min, max))
+
+/** Invisible characters that reorder or hide the text around them. The two joiners stay: emoji and several scripts need them. */
+const DECEPTIVE = /(?![\u200c\u200d])\p{Cf}/gu
+const CONTROL = /[\p{Cc}\p{Zl}\p{Zp}]+/gu
+
+/**
+ * One line of text as a person may be shown it: what an agent wrote can neither break the line, nor reorder or hide what stands beside
+ * it. Markup still has to be escaped for the place it goes to.
+ */
+export const plainLine = (value: string): string => value.replace(CONTROL, ' ').replace(DECEPTIVE, '\ufffd').trim()

@@ -21,10 +21,16 @@ export class RateService {
   readonly #database: Database
   readonly #clock: Clock
   readonly #checks: Batcher<RateKey, RateDecision>
+  readonly #onExceeded: (key: RateKey) => void
 
-  constructor(deps: { database: Database; clock: Clock }, options: { maxBatch: number; maxQueue: number }) {
+  /** @param deps `onExceeded` is told of every refusal; it must not throw or take time */
+  constructor(
+    deps: { database: Database; clock: Clock; onExceeded?: (key: RateKey) => void },
+    options: { maxBatch: number; maxQueue: number },
+  ) {
     this.#database = deps.database
     this.#clock = deps.clock
+    this.#onExceeded = deps.onExceeded ?? (() => {})
     this.#checks = new Batcher((keys) => this.#checkAll(keys), options)
   }
 
@@ -73,8 +79,9 @@ export class RateService {
       ),
     )
     const decisions: RateDecision[] = new Array(keys.length)
-    for (const [position, { indexes }] of demands.entries()) {
+    for (const [position, { key, indexes }] of demands.entries()) {
       const grant = grants[position] ?? null
+      if (grant !== null && grant.granted < indexes.length) this.#onExceeded(key)
       for (const [order, index] of indexes.entries()) {
         if (grant === null) decisions[index] = { allowed: false, reason: 'no_rate_envelope' }
         else if (order < grant.granted) decisions[index] = { allowed: true, left: grant.left + grant.granted - order - 1 }

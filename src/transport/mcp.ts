@@ -4,6 +4,7 @@ import { DomainError, type ErrorCode } from '../core/errors.ts'
 import type { Log } from '../core/log.ts'
 import { type Access, type Execute, type Operation, SCOPES } from '../core/operation.ts'
 import type { Authenticator } from './auth.ts'
+import { originOf } from './discovery.ts'
 import { clientAddress, errorResponse, type HttpContext, type HttpEnv, headerOf, readJson, requestIdOf } from './http.ts'
 import { createPlainAnswers, readPlainCall } from './mcp-fast-lane.ts'
 import { corsHeaders, createGate, type GateOptions, preflightHeaders } from './mcp-gate.ts'
@@ -68,7 +69,7 @@ export function mountMcp<D>(app: Hono<HttpEnv>, deps: McpDeps<D>, options: McpOp
     try {
       const authenticating = auth.authenticate(ANY_KEY, { header: (name) => headerOf(c, name), url: c.req.url })
       const { caller, bearer } = authenticating instanceof Promise ? await authenticating : authenticating
-      call = { caller, bearer, ip: clientAddress(c, options.trustedProxies), requestId: id }
+      call = { caller, bearer, ip: clientAddress(c, options.trustedProxies), origin: () => originOf(c, options), requestId: id }
     } catch (error) {
       const response = errorResponse(error, id, log)
       for (const [name, value] of Object.entries(cors)) response.headers.set(name, value)

@@ -192,6 +192,46 @@ export interface paths {
     patch?: never
     trace?: never
   }
+  '/v1/approval/request': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    get?: never
+    put?: never
+    /**
+     * Ask a human for approval
+     * @description Sends the account owner a link to approve or deny an action. Give the link to the human as well if you talk to one, then call check_approval with wait_seconds until the decision is there. With grant, approving also raises a spend limit: a denied budget_clear returns such a request as approval_request, ready to be sent as it is.
+     */
+    post: operations['request_approval']
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
+  '/v1/approval/check/{approval_id}': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    /**
+     * Read a human's decision
+     * @description pending until the human decides, then approved, denied or timeout, which is final. With wait_seconds the answer is held until the decision comes. Only approved means go ahead.
+     */
+    get: operations['check_approval']
+    put?: never
+    post?: never
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
   '/v1/account': {
     parameters: {
       query?: never
@@ -328,6 +368,378 @@ export interface paths {
     patch?: never
     trace?: never
   }
+  '/v1/account/topup': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    get?: never
+    put?: never
+    /**
+     * Buy governance operations over x402
+     * @description Buys 1,000 operations per dollar with USDC in one call: an x402 client pays the 402 answer by itself. $1 to $100 in whole cents. The same payment again is credited once and answers the same.
+     */
+    post: operations['topup']
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
+  '/v1/account/topup/{pack}': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    get?: never
+    put?: never
+    /**
+     * Buy a pack over x402
+     * @description As topup, for a preset: starter $19, growth $39, studio $79.
+     */
+    post: operations['topup_pack']
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
+  '/v1/account/topup-verify': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    get?: never
+    put?: never
+    /**
+     * Claim a payment by its transaction
+     * @description Credits USDC that was sent by hand, named by its transaction. A transfer to the account's own deposit address needs nothing else; one to the shared address needs the sender's signature over the message that the answer gives.
+     */
+    post: operations['topup_verify']
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
+  '/v1/account/topup-verify/{pack}': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    get?: never
+    put?: never
+    /**
+     * Claim a payment for a pack by its transaction
+     * @description Credits USDC that was sent by hand, named by its transaction. A transfer to the account's own deposit address needs nothing else; one to the shared address needs the sender's signature over the message that the answer gives. What was paid counts, whatever the pack costs.
+     */
+    post: operations['topup_verify_pack']
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
+  '/v1/account/topups': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    /**
+     * List receipts
+     * @description Every payment of the account, newest first, with amount, operations, time and transaction.
+     */
+    get: operations['list_topups']
+    put?: never
+    post?: never
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
+  '/v1/account/deposit-address': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    /**
+     * Where to send USDC
+     * @description The address to send USDC to by hand. is_own: it belongs to this account alone and what arrives is credited without any call, also from an exchange. Otherwise claim the transfer with POST /v1/account/topup-verify.
+     */
+    get: operations['get_deposit_address']
+    put?: never
+    post?: never
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
+  '/v1/packs/{pack}/info': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    /**
+     * Price of a pack
+     * @description What a pack costs and brings, and where to pay it. An unknown pack answers 404.
+     */
+    get: operations['get_pack']
+    put?: never
+    post?: never
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
+  '/v1/admin/payments': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    /**
+     * List payments
+     * @description For the operator: payments in one state, newest first. unattributed: USDC arrived that names no account.
+     */
+    get: operations['list_payments']
+    put?: never
+    post?: never
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
+  '/v1/admin/payments/{payment_id}/attribute': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    get?: never
+    put?: never
+    /**
+     * Attribute a payment
+     * @description For the operator: credits a payment that named no account to the account it was meant for. Once.
+     */
+    post: operations['attribute_payment']
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
+  '/v1/account/channels': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    /**
+     * List notification channels
+     * @description The notification address and every further channel. Nothing shown lets anyone post there.
+     */
+    get: operations['list_channels']
+    put?: never
+    /**
+     * Add a notification channel
+     * @description Where approval requests are sent besides the notification address: an incoming webhook of Slack or Discord (url), a Telegram bot (bot_token and chat_id), or a signed webhook (url; the answer holds its secret).
+     */
+    post: operations['create_channel']
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
+  '/v1/account/channels/{channel_id}/deliveries': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    /**
+     * What became of messages to a channel
+     * @description The last 100, newest first: queued, sent or failed, with the outcome of the last attempt.
+     */
+    get: operations['list_channel_deliveries']
+    put?: never
+    post?: never
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
+  '/v1/account/channels/{channel_id}/test': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    get?: never
+    put?: never
+    /**
+     * Send a test message to a channel
+     * @description Sends at once and answers how that went: ok:false with the outcome when it did not arrive.
+     */
+    post: operations['test_channel']
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
+  '/v1/account/channels/{channel_id}': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    get?: never
+    put?: never
+    post?: never
+    /**
+     * Remove a notification channel
+     * @description Nothing is sent there any more, also what is still queued.
+     */
+    delete: operations['delete_channel']
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
+  '/v1/webhooks': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    /**
+     * List webhooks
+     * @description Every webhook of the account, oldest first, without their secrets.
+     */
+    get: operations['list_webhooks']
+    put?: never
+    /**
+     * Add a webhook
+     * @description Posts events of the account to your address: refusals, thresholds, approvals, keys, top-ups. Signed as Standard Webhooks says (webhook-id, webhook-timestamp, webhook-signature); each delivery arrives at least once, in order per subject. clearance.denied and rate.exceeded are sent the first time in a minute per agent and model.
+     */
+    post: operations['create_webhook']
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
+  '/v1/webhooks/{webhook_id}/deliveries': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    /**
+     * What became of events
+     * @description The last 100 deliveries to a webhook, newest first. Those that failed for good stay here for a week.
+     */
+    get: operations['list_webhook_deliveries']
+    put?: never
+    post?: never
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
+  '/v1/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    get?: never
+    put?: never
+    /**
+     * Send an event again
+     * @description Queues a finished delivery once more, with its first id. An approval link is not in it any more.
+     */
+    post: operations['redeliver_webhook']
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
+  '/v1/webhooks/{webhook_id}/test': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    get?: never
+    put?: never
+    /**
+     * Send a test event
+     * @description Sends an event of type "test" at once and answers how that went: ok:false with the outcome when it did not arrive.
+     */
+    post: operations['test_webhook']
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
+  '/v1/webhooks/{webhook_id}': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    get?: never
+    put?: never
+    post?: never
+    /**
+     * Delete a webhook
+     * @description Nothing is sent there any more, also what is still queued.
+     */
+    delete: operations['delete_webhook']
+    options?: never
+    head?: never
+    /**
+     * Change a webhook
+     * @description Changes the fields that are given. rotate_secret makes a new signing secret, which the answer holds once.
+     */
+    patch: operations['update_webhook']
+    trace?: never
+  }
   '/v1/models': {
     parameters: {
       query?: never
@@ -368,13 +780,37 @@ export interface components {
         | 'unsupported_media_type'
         | 'payload_too_large'
         | 'invalid_email'
+        | 'invalid_agent_id'
+        | 'invalid_action_summary'
+        | 'invalid_ttl_seconds'
+        | 'invalid_channels'
+        | 'invalid_webhook_url'
         | 'no_envelope'
         | 'no_pending_clearance'
         | 'not_found'
         | 'account_not_found'
+        | 'approval_not_found'
         | 'method_not_allowed'
+        | 'approval_changed'
         | 'idempotency_conflict'
         | 'idempotency_mismatch'
+        | 'payment_required'
+        | 'payment_failed'
+        | 'invalid_amount'
+        | 'below_minimum'
+        | 'above_maximum'
+        | 'invalid_pack'
+        | 'invalid_tx_hash'
+        | 'tx_not_found'
+        | 'tx_failed'
+        | 'transfer_not_found'
+        | 'rpc_error'
+        | 'not_final'
+        | 'signature_required'
+        | 'sender_mismatch'
+        | 'already_claimed'
+        | 'settlement_pending'
+        | 'topup_unconfigured'
         | 'rate_limited'
         | 'internal_error'
         | 'overloaded'
@@ -420,6 +856,18 @@ export interface components {
       reset_at?: number
       /** @description The largest estimated_tokens that would fit now */
       max_affordable_tokens?: number
+      /** @description What to hand to request_approval so that a human can allow exactly this */
+      approval_request?: {
+        agent_id: string
+        action_summary: string
+        grant: {
+          /** @description US dollars, rounded to 6 places */
+          extra_usd: number
+          /** @enum {string} */
+          window: 'hourly' | 'daily' | 'weekly' | 'monthly' | 'session'
+          agent_id?: string
+        }
+      }
     }
     ReconcileResult: {
       /** @constant */
@@ -479,6 +927,8 @@ export interface components {
       window: 'hourly' | 'daily' | 'weekly' | 'monthly' | 'session'
       /** @description US dollars, rounded to 6 places */
       limit_usd: number
+      /** @description A one-off raise of this window instance that a human approved, on top of limit_usd */
+      extra_usd?: number
       /** @description US dollars, rounded to 6 places */
       spent_usd: number
       /** @description US dollars, rounded to 6 places */
@@ -492,6 +942,8 @@ export interface components {
         window: 'hourly' | 'daily' | 'weekly' | 'monthly' | 'session'
         /** @description US dollars, rounded to 6 places */
         limit_usd: number
+        /** @description A one-off raise of this window instance that a human approved, on top of limit_usd */
+        extra_usd?: number
         /** @description US dollars, rounded to 6 places */
         spent_usd: number
         /** @description US dollars, rounded to 6 places */
@@ -506,6 +958,8 @@ export interface components {
         window: 'hourly' | 'daily' | 'weekly' | 'monthly' | 'session'
         /** @description US dollars, rounded to 6 places */
         limit_usd: number
+        /** @description A one-off raise of this window instance that a human approved, on top of limit_usd */
+        extra_usd?: number
         /** @description US dollars, rounded to 6 places */
         spent_usd: number
         /** @description US dollars, rounded to 6 places */
@@ -519,6 +973,8 @@ export interface components {
           window: 'hourly' | 'daily' | 'weekly' | 'monthly' | 'session'
           /** @description US dollars, rounded to 6 places */
           limit_usd: number
+          /** @description A one-off raise of this window instance that a human approved, on top of limit_usd */
+          extra_usd?: number
           /** @description US dollars, rounded to 6 places */
           spent_usd: number
           /** @description US dollars, rounded to 6 places */
@@ -568,6 +1024,33 @@ export interface components {
     IdempotencyCheckResult: {
       is_first_call: boolean
       ttl_remaining_seconds: number
+    }
+    RequestApprovalResult: {
+      /** @description Give it to check_approval */
+      approval_id: string
+      /** @description The page for the human. Whoever has it can decide. */
+      approval_url: string
+      /** @description Unix milliseconds */
+      expires_at: number
+      /** @description Per channel */
+      notification: {
+        [key: string]: 'sent' | 'queued' | 'no_address' | 'skipped_no_config' | 'failed'
+      }
+    }
+    CheckApprovalResult: {
+      approval_id: string
+      /** @enum {string} */
+      decision: 'pending' | 'approved' | 'denied' | 'timeout'
+      agent_id: string
+      action_summary: string
+      /** @description Unix milliseconds */
+      created_at: number
+      /** @description Unix milliseconds */
+      expires_at: number
+      /** @description How the answer came */
+      responder?: string
+      /** @description Unix milliseconds */
+      decided_at?: number
     }
     CreateAccountResult: {
       /** @description Shown once. Store it now: only its hash is kept. */
@@ -655,6 +1138,318 @@ export interface components {
       credited_ops: number
       /** @description Governance operations left */
       operations_remaining: number
+    }
+    TopupResult: {
+      /** @description Governance operations */
+      operations_remaining: number
+      /** @description Governance operations */
+      credited_ops: number
+      /** @description US dollars */
+      credited_usd: number
+      /**
+       * @description This payment was credited before: nothing moved
+       * @constant
+       */
+      already_credited?: true
+      /** @description The transaction on the chain */
+      tx_hash?: string
+      payer?: string
+      network?: string
+    }
+    TopupPackResult: {
+      /** @description Governance operations */
+      operations_remaining: number
+      /** @description Governance operations */
+      credited_ops: number
+      /** @description US dollars */
+      credited_usd: number
+      /**
+       * @description This payment was credited before: nothing moved
+       * @constant
+       */
+      already_credited?: true
+      /** @description The transaction on the chain */
+      tx_hash?: string
+      payer?: string
+      network?: string
+      pack: string
+    }
+    TopupVerifyResult: {
+      /** @description Governance operations */
+      operations_remaining: number
+      /** @description Governance operations */
+      credited_ops: number
+      /** @description US dollars */
+      credited_usd: number
+      /** @constant */
+      already_credited?: true
+      pack?: string
+    }
+    TopupVerifyPackResult: {
+      /** @description Governance operations */
+      operations_remaining: number
+      /** @description Governance operations */
+      credited_ops: number
+      /** @description US dollars */
+      credited_usd: number
+      /** @constant */
+      already_credited?: true
+      pack?: string
+    }
+    ListTopupsResult: {
+      topups: {
+        topup_id: string
+        /**
+         * @description credited; pending and reversing last an instant; reversed: the chain undid the payment
+         * @enum {string}
+         */
+        state: 'unattributed' | 'pending' | 'credited' | 'reversing' | 'reversed' | 'internal'
+        source: ('x402' | 'hash' | 'deposit' | 'operator') | null
+        /** @description US dollars */
+        amount_usd: number
+        /** @description Operations it brought */
+        ops: number
+        payer: string
+        receiver: string
+        /** @description The transaction on the chain */
+        tx_hash: string
+        explorer_url: string
+        block_number: number
+        /** @description Unix milliseconds */
+        created_at: number
+        credited_at: number | null
+      }[]
+    }
+    GetDepositAddressResult: {
+      deposit_address: string
+      is_own: boolean
+      network_name: string
+      chain_id: number
+      usdc_contract: string
+    }
+    GetPackResult: {
+      pack: string
+      /** @description US dollars */
+      amount_usd: number
+      /** @description Governance operations */
+      ops: number
+      description: string
+      network_name: string
+      chain_id: number
+      usdc_contract: string
+      /** @description In base units of USDC (6 decimals) */
+      usdc_amount_raw: string
+      /** @description null: this server gives every account its own address */
+      payto_address: string | null
+    }
+    ListPaymentsResult: {
+      payments: {
+        topup_id: string
+        /**
+         * @description credited; pending and reversing last an instant; reversed: the chain undid the payment
+         * @enum {string}
+         */
+        state: 'unattributed' | 'pending' | 'credited' | 'reversing' | 'reversed' | 'internal'
+        source: ('x402' | 'hash' | 'deposit' | 'operator') | null
+        /** @description US dollars */
+        amount_usd: number
+        /** @description Operations it brought */
+        ops: number
+        payer: string
+        receiver: string
+        /** @description The transaction on the chain */
+        tx_hash: string
+        explorer_url: string
+        block_number: number
+        /** @description Unix milliseconds */
+        created_at: number
+        credited_at: number | null
+        account_id: string | null
+      }[]
+    }
+    AttributePaymentResult: {
+      /** @constant */
+      ok: true
+      /** @description Governance operations */
+      credited_ops: number
+      /** @description US dollars */
+      credited_usd: number
+      /** @description Governance operations */
+      operations_remaining: number
+    }
+    CreateChannelResult: {
+      channel_id: string
+      /** @enum {string} */
+      kind: 'email' | 'slack' | 'discord' | 'telegram' | 'webhook'
+      name: string
+      /** @description Where it leads; what would let others post there is left out */
+      target: string | null
+      created_at: number | null
+      /** @description When a test message last arrived */
+      verified_at: number | null
+      /** @description Signing secret of a webhook channel */
+      secret?: string
+    }
+    ListChannelsResult: {
+      channels: {
+        channel_id: string
+        /** @enum {string} */
+        kind: 'email' | 'slack' | 'discord' | 'telegram' | 'webhook'
+        name: string
+        /** @description Where it leads; what would let others post there is left out */
+        target: string | null
+        created_at: number | null
+        /** @description When a test message last arrived */
+        verified_at: number | null
+      }[]
+    }
+    ListChannelDeliveriesResult: {
+      deliveries: {
+        delivery_id: string
+        event: string
+        /** @enum {string} */
+        state: 'queued' | 'sent' | 'failed'
+        attempts: number
+        /** @description Unix milliseconds */
+        created_at: number
+        next_attempt_at: number | null
+        finished_at: number | null
+        /** @description How the last attempt ended */
+        outcome: string | null
+      }[]
+    }
+    TestChannelResult: {
+      ok: boolean
+      /** @enum {string} */
+      state: 'sent' | 'failed'
+      /** @description How the receiver answered, or why it could not be reached */
+      outcome: string
+    }
+    DeleteChannelResult: {
+      /** @constant */
+      ok: true
+      channel_id: string
+    }
+    CreateWebhookResult: {
+      webhook_id: string
+      /** @description Slack and Discord: host only, the rest is a secret */
+      url: string
+      name: string
+      /**
+       * @description standard: JSON signed as Standard Webhooks says; slack, discord: a message in their format
+       * @enum {string}
+       */
+      format: 'standard' | 'slack' | 'discord'
+      events: (
+        | 'clearance.denied'
+        | 'envelope.threshold'
+        | 'approval.requested'
+        | 'approval.decided'
+        | 'topup.credited'
+        | 'key.created'
+        | 'key.revoked'
+        | 'rate.exceeded'
+      )[]
+      thresholds: number[]
+      enabled: boolean
+      /** @description Unix milliseconds */
+      created_at: number
+      /** @description When a test message last arrived */
+      verified_at: number | null
+      /** @description Signs what is sent in the standard format; shown when made, never again */
+      secret?: string
+    }
+    ListWebhooksResult: {
+      webhooks: {
+        webhook_id: string
+        /** @description Slack and Discord: host only, the rest is a secret */
+        url: string
+        name: string
+        /**
+         * @description standard: JSON signed as Standard Webhooks says; slack, discord: a message in their format
+         * @enum {string}
+         */
+        format: 'standard' | 'slack' | 'discord'
+        events: (
+          | 'clearance.denied'
+          | 'envelope.threshold'
+          | 'approval.requested'
+          | 'approval.decided'
+          | 'topup.credited'
+          | 'key.created'
+          | 'key.revoked'
+          | 'rate.exceeded'
+        )[]
+        thresholds: number[]
+        enabled: boolean
+        /** @description Unix milliseconds */
+        created_at: number
+        /** @description When a test message last arrived */
+        verified_at: number | null
+      }[]
+    }
+    ListWebhookDeliveriesResult: {
+      deliveries: {
+        delivery_id: string
+        event: string
+        /** @enum {string} */
+        state: 'queued' | 'sent' | 'failed'
+        attempts: number
+        /** @description Unix milliseconds */
+        created_at: number
+        next_attempt_at: number | null
+        finished_at: number | null
+        /** @description How the last attempt ended */
+        outcome: string | null
+      }[]
+    }
+    RedeliverWebhookResult: {
+      /** @constant */
+      ok: true
+      delivery_id: string
+      /** @constant */
+      state: 'queued'
+    }
+    TestWebhookResult: {
+      ok: boolean
+      /** @enum {string} */
+      state: 'sent' | 'failed'
+      /** @description How the receiver answered, or why it could not be reached */
+      outcome: string
+    }
+    UpdateWebhookResult: {
+      webhook_id: string
+      /** @description Slack and Discord: host only, the rest is a secret */
+      url: string
+      name: string
+      /**
+       * @description standard: JSON signed as Standard Webhooks says; slack, discord: a message in their format
+       * @enum {string}
+       */
+      format: 'standard' | 'slack' | 'discord'
+      events: (
+        | 'clearance.denied'
+        | 'envelope.threshold'
+        | 'approval.requested'
+        | 'approval.decided'
+        | 'topup.credited'
+        | 'key.created'
+        | 'key.revoked'
+        | 'rate.exceeded'
+      )[]
+      thresholds: number[]
+      enabled: boolean
+      /** @description Unix milliseconds */
+      created_at: number
+      /** @description When a test message last arrived */
+      verified_at: number | null
+      /** @description Signs what is sent in the standard format; shown when made, never again */
+      secret?: string
+    }
+    DeleteWebhookResult: {
+      /** @constant */
+      ok: true
+      webhook_id: string
     }
     ListModelsResult: {
       /** @constant */
@@ -2654,6 +3449,351 @@ export interface operations {
       }
     }
   }
+  request_approval: {
+    parameters: {
+      query?: never
+      header?: {
+        /** @description Makes the call safe to repeat: the first response is stored and replayed for 24 hours */
+        'Idempotency-Key'?: string
+      }
+      path?: never
+      cookie?: never
+    }
+    requestBody: {
+      content: {
+        /**
+         * @example {
+         *       "agent_id": "crawler",
+         *       "action_summary": "Crawl 400 more pages of the archive",
+         *       "ttl_seconds": 900,
+         *       "grant": {
+         *         "limit_usd": 10,
+         *         "window": "daily"
+         *       }
+         *     }
+         */
+        'application/json': {
+          /**
+           * @description The agent, 1-128 characters. A path: an envelope on "team" also caps "team/crawler"; "*" is the whole account.
+           * @example crawler
+           * @example team/crawler
+           */
+          agent_id: string
+          /** @description What the human is asked to allow, in one sentence */
+          action_summary: string
+          /** @description How long the human has; 600 when left out */
+          ttl_seconds?: number
+          /** @description Channel ids or kinds (email, slack, discord, telegram, webhook); all of the account when left out */
+          channels?: string[]
+          /** @description What approving changes, applied together with the decision, once */
+          grant?: {
+            /** @description A new cap for the window, US dollars */
+            limit_usd?: number
+            /** @description A one-off raise of the current window instance, US dollars */
+            extra_usd?: number
+            /**
+             * @description With limit_usd: daily when left out. With extra_usd: the agent's tightest window when left out.
+             * @enum {string}
+             */
+            window?: 'hourly' | 'daily' | 'weekly' | 'monthly' | 'session'
+            /**
+             * @description The envelope to raise when it is one above the agent; agent_id when left out
+             * @example crawler
+             * @example team/crawler
+             */
+            agent_id?: string
+          }
+        }
+      }
+    }
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Idempotent-Replayed': components['headers']['Replayed']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "approval_id": "ap_Jr3Xo0cTnq7Zk2uWv9LdYb5sHfEg1iAm",
+           *       "approval_url": "https://gvnr.example.com/approve/ap_Jr3Xo0cTnq7Zk2uWv9LdYb5sHfEg1iAm",
+           *       "expires_at": 1763813700000,
+           *       "notification": {
+           *         "email": "queued"
+           *       }
+           *     }
+           */
+          'application/json': components['schemas']['RequestApprovalResult']
+        }
+      }
+      /** @description `invalid_params`, `invalid_json`, `invalid_agent_id`, `invalid_action_summary`, `invalid_ttl_seconds`, `invalid_channels`, `no_envelope` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?:
+              | 'invalid_params'
+              | 'invalid_json'
+              | 'invalid_agent_id'
+              | 'invalid_action_summary'
+              | 'invalid_ttl_seconds'
+              | 'invalid_channels'
+              | 'no_envelope'
+          }
+        }
+      }
+      /** @description `missing_api_key`, `invalid_api_key` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'missing_api_key' | 'invalid_api_key'
+          }
+        }
+      }
+      /** @description `forbidden` */
+      403: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'forbidden'
+          }
+        }
+      }
+      /** @description `idempotency_conflict` */
+      409: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_conflict'
+          }
+        }
+      }
+      /** @description `payload_too_large` */
+      413: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'payload_too_large'
+          }
+        }
+      }
+      /** @description `unsupported_media_type` */
+      415: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unsupported_media_type'
+          }
+        }
+      }
+      /** @description `idempotency_mismatch` */
+      422: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_mismatch'
+          }
+        }
+      }
+      /** @description `rate_limited` */
+      429: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'rate_limited'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable'
+          }
+        }
+      }
+    }
+  }
+  check_approval: {
+    parameters: {
+      query?: {
+        /**
+         * @description Longest wait for a decision; none when left out
+         * @example 30
+         */
+        wait_seconds?: number
+      }
+      header?: never
+      path: {
+        /**
+         * @description The approval_id that request_approval returned
+         * @example ap_Jr3Xo0cTnq7Zk2uWv9LdYb5sHfEg1iAm
+         */
+        approval_id: string
+      }
+      cookie?: never
+    }
+    requestBody?: never
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "approval_id": "ap_Jr3Xo0cTnq7Zk2uWv9LdYb5sHfEg1iAm",
+           *       "decision": "approved",
+           *       "agent_id": "crawler",
+           *       "action_summary": "Crawl 400 more pages of the archive",
+           *       "created_at": 1763812800000,
+           *       "expires_at": 1763813700000,
+           *       "responder": "approval link",
+           *       "decided_at": 1763812842000
+           *     }
+           */
+          'application/json': components['schemas']['CheckApprovalResult']
+        }
+      }
+      /** @description `invalid_params` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params'
+          }
+        }
+      }
+      /** @description `missing_api_key`, `invalid_api_key` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'missing_api_key' | 'invalid_api_key'
+          }
+        }
+      }
+      /** @description `forbidden` */
+      403: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'forbidden'
+          }
+        }
+      }
+      /** @description `approval_not_found` */
+      404: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'approval_not_found'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable'
+          }
+        }
+      }
+    }
+  }
   get_account: {
     parameters: {
       query?: never
@@ -3887,6 +5027,3180 @@ export interface operations {
           'application/json': components['schemas']['Error'] & {
             /** @enum {string} */
             error?: 'account_not_found'
+          }
+        }
+      }
+      /** @description `idempotency_conflict` */
+      409: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_conflict'
+          }
+        }
+      }
+      /** @description `payload_too_large` */
+      413: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'payload_too_large'
+          }
+        }
+      }
+      /** @description `unsupported_media_type` */
+      415: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unsupported_media_type'
+          }
+        }
+      }
+      /** @description `idempotency_mismatch` */
+      422: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_mismatch'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable'
+          }
+        }
+      }
+    }
+  }
+  topup: {
+    parameters: {
+      query?: {
+        /**
+         * @description Dollars, for example 5 or 7.50
+         * @example 5
+         */
+        usd?: string | number
+      }
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    requestBody: {
+      content: {
+        /** @example {} */
+        'application/json': {
+          /** @description The x402 payment. Clients send it in the PAYMENT-SIGNATURE or X-PAYMENT header; left out, the answer is the terms */
+          payment?: {
+            x402Version: number
+          } & {
+            [key: string]: unknown
+          }
+        }
+      }
+    }
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "operations_remaining": 5025,
+           *       "credited_ops": 5000,
+           *       "credited_usd": 5,
+           *       "tx_hash": "0x52a6c1f0d9b8e7a65f4e3d2c1b0a99887766554433221100ffeeddccbbaae341",
+           *       "payer": "0x70997970c51812dc3a010c7d01b50e0d17dc79c8",
+           *       "network": "eip155:84532"
+           *     }
+           */
+          'application/json': components['schemas']['TopupResult']
+        }
+      }
+      /** @description `invalid_params`, `invalid_json`, `invalid_amount`, `below_minimum`, `above_maximum`, `rpc_error` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params' | 'invalid_json' | 'invalid_amount' | 'below_minimum' | 'above_maximum' | 'rpc_error'
+          }
+        }
+      }
+      /** @description `missing_api_key`, `invalid_api_key` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'missing_api_key' | 'invalid_api_key'
+          }
+        }
+      }
+      /** @description `payment_required`, `payment_failed` */
+      402: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'payment_required' | 'payment_failed'
+          }
+        }
+      }
+      /** @description `forbidden` */
+      403: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'forbidden'
+          }
+        }
+      }
+      /** @description `already_claimed` */
+      409: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'already_claimed'
+          }
+        }
+      }
+      /** @description `payload_too_large` */
+      413: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'payload_too_large'
+          }
+        }
+      }
+      /** @description `unsupported_media_type` */
+      415: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unsupported_media_type'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable`, `settlement_pending`, `topup_unconfigured` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable' | 'settlement_pending' | 'topup_unconfigured'
+          }
+        }
+      }
+    }
+  }
+  topup_pack: {
+    parameters: {
+      query?: never
+      header?: never
+      path: {
+        /**
+         * @description starter, growth or studio
+         * @example starter
+         */
+        pack: string
+      }
+      cookie?: never
+    }
+    requestBody: {
+      content: {
+        /** @example {} */
+        'application/json': {
+          /** @description The x402 payment. Clients send it in the PAYMENT-SIGNATURE or X-PAYMENT header; left out, the answer is the terms */
+          payment?: {
+            x402Version: number
+          } & {
+            [key: string]: unknown
+          }
+        }
+      }
+    }
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "operations_remaining": 19025,
+           *       "credited_ops": 19000,
+           *       "credited_usd": 19,
+           *       "tx_hash": "0x52a6c1f0d9b8e7a65f4e3d2c1b0a99887766554433221100ffeeddccbbaae341",
+           *       "payer": "0x70997970c51812dc3a010c7d01b50e0d17dc79c8",
+           *       "network": "eip155:84532",
+           *       "pack": "starter"
+           *     }
+           */
+          'application/json': components['schemas']['TopupPackResult']
+        }
+      }
+      /** @description `invalid_params`, `invalid_json`, `invalid_pack`, `rpc_error` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params' | 'invalid_json' | 'invalid_pack' | 'rpc_error'
+          }
+        }
+      }
+      /** @description `missing_api_key`, `invalid_api_key` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'missing_api_key' | 'invalid_api_key'
+          }
+        }
+      }
+      /** @description `payment_required`, `payment_failed` */
+      402: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'payment_required' | 'payment_failed'
+          }
+        }
+      }
+      /** @description `forbidden` */
+      403: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'forbidden'
+          }
+        }
+      }
+      /** @description `already_claimed` */
+      409: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'already_claimed'
+          }
+        }
+      }
+      /** @description `payload_too_large` */
+      413: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'payload_too_large'
+          }
+        }
+      }
+      /** @description `unsupported_media_type` */
+      415: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unsupported_media_type'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable`, `settlement_pending`, `topup_unconfigured` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable' | 'settlement_pending' | 'topup_unconfigured'
+          }
+        }
+      }
+    }
+  }
+  topup_verify: {
+    parameters: {
+      query?: never
+      header?: {
+        /** @description Makes the call safe to repeat: the first response is stored and replayed for 24 hours */
+        'Idempotency-Key'?: string
+      }
+      path?: never
+      cookie?: never
+    }
+    requestBody: {
+      content: {
+        /**
+         * @example {
+         *       "tx_hash": "0x52a6c1f0d9b8e7a65f4e3d2c1b0a99887766554433221100ffeeddccbbaae341"
+         *     }
+         */
+        'application/json': {
+          /** @description Hash of the transaction that moved the USDC */
+          tx_hash: string
+          /** @description The paying wallet's signature (EIP-191) over the message that "signature_required" gives */
+          signature?: string
+        }
+      }
+    }
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Idempotent-Replayed': components['headers']['Replayed']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "operations_remaining": 5025,
+           *       "credited_ops": 5000,
+           *       "credited_usd": 5
+           *     }
+           */
+          'application/json': components['schemas']['TopupVerifyResult']
+        }
+      }
+      /** @description `invalid_params`, `invalid_json`, `invalid_tx_hash`, `tx_not_found`, `tx_failed`, `transfer_not_found`, `rpc_error`, `not_final`, `signature_required` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?:
+              | 'invalid_params'
+              | 'invalid_json'
+              | 'invalid_tx_hash'
+              | 'tx_not_found'
+              | 'tx_failed'
+              | 'transfer_not_found'
+              | 'rpc_error'
+              | 'not_final'
+              | 'signature_required'
+          }
+        }
+      }
+      /** @description `missing_api_key`, `invalid_api_key` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'missing_api_key' | 'invalid_api_key'
+          }
+        }
+      }
+      /** @description `forbidden`, `sender_mismatch` */
+      403: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'forbidden' | 'sender_mismatch'
+          }
+        }
+      }
+      /** @description `idempotency_conflict`, `already_claimed` */
+      409: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_conflict' | 'already_claimed'
+          }
+        }
+      }
+      /** @description `payload_too_large` */
+      413: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'payload_too_large'
+          }
+        }
+      }
+      /** @description `unsupported_media_type` */
+      415: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unsupported_media_type'
+          }
+        }
+      }
+      /** @description `idempotency_mismatch` */
+      422: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_mismatch'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable`, `topup_unconfigured` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable' | 'topup_unconfigured'
+          }
+        }
+      }
+    }
+  }
+  topup_verify_pack: {
+    parameters: {
+      query?: never
+      header?: {
+        /** @description Makes the call safe to repeat: the first response is stored and replayed for 24 hours */
+        'Idempotency-Key'?: string
+      }
+      path: {
+        /**
+         * @description starter, growth or studio
+         * @example starter
+         */
+        pack: string
+      }
+      cookie?: never
+    }
+    requestBody: {
+      content: {
+        /**
+         * @example {
+         *       "tx_hash": "0x52a6c1f0d9b8e7a65f4e3d2c1b0a99887766554433221100ffeeddccbbaae341"
+         *     }
+         */
+        'application/json': {
+          /** @description Hash of the transaction that moved the USDC */
+          tx_hash: string
+          /** @description The paying wallet's signature (EIP-191) over the message that "signature_required" gives */
+          signature?: string
+        }
+      }
+    }
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Idempotent-Replayed': components['headers']['Replayed']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "operations_remaining": 5025,
+           *       "credited_ops": 5000,
+           *       "credited_usd": 5,
+           *       "pack": "starter"
+           *     }
+           */
+          'application/json': components['schemas']['TopupVerifyPackResult']
+        }
+      }
+      /** @description `invalid_params`, `invalid_json`, `invalid_pack`, `invalid_tx_hash`, `tx_not_found`, `tx_failed`, `transfer_not_found`, `rpc_error`, `not_final`, `signature_required` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?:
+              | 'invalid_params'
+              | 'invalid_json'
+              | 'invalid_pack'
+              | 'invalid_tx_hash'
+              | 'tx_not_found'
+              | 'tx_failed'
+              | 'transfer_not_found'
+              | 'rpc_error'
+              | 'not_final'
+              | 'signature_required'
+          }
+        }
+      }
+      /** @description `missing_api_key`, `invalid_api_key` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'missing_api_key' | 'invalid_api_key'
+          }
+        }
+      }
+      /** @description `forbidden`, `sender_mismatch` */
+      403: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'forbidden' | 'sender_mismatch'
+          }
+        }
+      }
+      /** @description `idempotency_conflict`, `already_claimed` */
+      409: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_conflict' | 'already_claimed'
+          }
+        }
+      }
+      /** @description `payload_too_large` */
+      413: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'payload_too_large'
+          }
+        }
+      }
+      /** @description `unsupported_media_type` */
+      415: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unsupported_media_type'
+          }
+        }
+      }
+      /** @description `idempotency_mismatch` */
+      422: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_mismatch'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable`, `topup_unconfigured` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable' | 'topup_unconfigured'
+          }
+        }
+      }
+    }
+  }
+  list_topups: {
+    parameters: {
+      query?: {
+        /** @description How many, at most 200 */
+        limit?: number
+        /** @description The last id of the page before */
+        before?: string
+      }
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    requestBody?: never
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "topups": [
+           *         {
+           *           "topup_id": "019ab5c4-9e10-7d33-a1b2-4c5d6e7f8091",
+           *           "state": "credited",
+           *           "source": "x402",
+           *           "amount_usd": 5,
+           *           "ops": 5000,
+           *           "payer": "0x70997970c51812dc3a010c7d01b50e0d17dc79c8",
+           *           "receiver": "0x9965507d1a55bcc2695c58ba16fb37d819b0a4dc",
+           *           "tx_hash": "0x52a6c1f0d9b8e7a65f4e3d2c1b0a99887766554433221100ffeeddccbbaae341",
+           *           "explorer_url": "https://sepolia.basescan.org/tx/0x52a6c1f0d9b8e7a65f4e3d2c1b0a99887766554433221100ffeeddccbbaae341",
+           *           "block_number": 33912004,
+           *           "created_at": 1763812800000,
+           *           "credited_at": 1763812800180
+           *         }
+           *       ]
+           *     }
+           */
+          'application/json': components['schemas']['ListTopupsResult']
+        }
+      }
+      /** @description `invalid_params` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params'
+          }
+        }
+      }
+      /** @description `missing_api_key`, `invalid_api_key` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'missing_api_key' | 'invalid_api_key'
+          }
+        }
+      }
+      /** @description `forbidden` */
+      403: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'forbidden'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable`, `topup_unconfigured` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable' | 'topup_unconfigured'
+          }
+        }
+      }
+    }
+  }
+  get_deposit_address: {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    requestBody?: never
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "deposit_address": "0x976EA74026E726554dB657fA54763abd0C3a0aa9",
+           *       "is_own": true,
+           *       "network_name": "Base Sepolia (test network)",
+           *       "chain_id": 84532,
+           *       "usdc_contract": "0x036CbD53842c5426634e7929541eC2318f3dCF7e"
+           *     }
+           */
+          'application/json': components['schemas']['GetDepositAddressResult']
+        }
+      }
+      /** @description `invalid_params` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params'
+          }
+        }
+      }
+      /** @description `missing_api_key`, `invalid_api_key` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'missing_api_key' | 'invalid_api_key'
+          }
+        }
+      }
+      /** @description `forbidden` */
+      403: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'forbidden'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable`, `topup_unconfigured` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable' | 'topup_unconfigured'
+          }
+        }
+      }
+    }
+  }
+  get_pack: {
+    parameters: {
+      query?: never
+      header?: never
+      path: {
+        /**
+         * @description starter, growth or studio
+         * @example starter
+         */
+        pack: string
+      }
+      cookie?: never
+    }
+    requestBody?: never
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "pack": "starter",
+           *       "amount_usd": 19,
+           *       "ops": 19000,
+           *       "description": "19,000 governance operations: a few agents in development.",
+           *       "network_name": "Base Sepolia (test network)",
+           *       "chain_id": 84532,
+           *       "usdc_contract": "0x036CbD53842c5426634e7929541eC2318f3dCF7e",
+           *       "usdc_amount_raw": "19000000",
+           *       "payto_address": "0x9965507D1a55bcC2695C58ba16FB37d819B0A4dc"
+           *     }
+           */
+          'application/json': components['schemas']['GetPackResult']
+        }
+      }
+      /** @description `invalid_params` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params'
+          }
+        }
+      }
+      /** @description `invalid_pack` */
+      404: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_pack'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable`, `topup_unconfigured` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable' | 'topup_unconfigured'
+          }
+        }
+      }
+    }
+  }
+  list_payments: {
+    parameters: {
+      query?: {
+        /** @example unattributed */
+        state?: 'unattributed' | 'pending' | 'credited' | 'reversing' | 'reversed' | 'internal'
+        /** @description How many, at most 200 */
+        limit?: number
+        /** @description The last id of the page before */
+        before?: string
+      }
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    requestBody?: never
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "payments": [
+           *         {
+           *           "topup_id": "019ab5c4-9e10-7d33-a1b2-4c5d6e7f8091",
+           *           "state": "unattributed",
+           *           "source": null,
+           *           "amount_usd": 5,
+           *           "ops": 0,
+           *           "payer": "0x70997970c51812dc3a010c7d01b50e0d17dc79c8",
+           *           "receiver": "0x9965507d1a55bcc2695c58ba16fb37d819b0a4dc",
+           *           "tx_hash": "0x52a6c1f0d9b8e7a65f4e3d2c1b0a99887766554433221100ffeeddccbbaae341",
+           *           "explorer_url": "https://sepolia.basescan.org/tx/0x52a6c1f0d9b8e7a65f4e3d2c1b0a99887766554433221100ffeeddccbbaae341",
+           *           "block_number": 33912004,
+           *           "created_at": 1763812800000,
+           *           "credited_at": null,
+           *           "account_id": null
+           *         }
+           *       ]
+           *     }
+           */
+          'application/json': components['schemas']['ListPaymentsResult']
+        }
+      }
+      /** @description `invalid_params` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params'
+          }
+        }
+      }
+      /** @description `unauthorized` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unauthorized'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable`, `topup_unconfigured` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable' | 'topup_unconfigured'
+          }
+        }
+      }
+    }
+  }
+  attribute_payment: {
+    parameters: {
+      query?: never
+      header?: {
+        /** @description Makes the call safe to repeat: the first response is stored and replayed for 24 hours */
+        'Idempotency-Key'?: string
+      }
+      path: {
+        /** @example 019ab5c4-9e10-7d33-a1b2-4c5d6e7f8091 */
+        payment_id: string
+      }
+      cookie?: never
+    }
+    requestBody: {
+      content: {
+        /**
+         * @example {
+         *       "account_id": "019ab5c4-1f00-7c11-8a52-6f0d3c9b7e21"
+         *     }
+         */
+        'application/json': {
+          /** Format: uuid */
+          account_id: string
+        }
+      }
+    }
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Idempotent-Replayed': components['headers']['Replayed']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "ok": true,
+           *       "credited_ops": 5000,
+           *       "credited_usd": 5,
+           *       "operations_remaining": 5025
+           *     }
+           */
+          'application/json': components['schemas']['AttributePaymentResult']
+        }
+      }
+      /** @description `invalid_params`, `invalid_json`, `not_final`, `rpc_error` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params' | 'invalid_json' | 'not_final' | 'rpc_error'
+          }
+        }
+      }
+      /** @description `unauthorized` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unauthorized'
+          }
+        }
+      }
+      /** @description `not_found`, `account_not_found` */
+      404: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'not_found' | 'account_not_found'
+          }
+        }
+      }
+      /** @description `idempotency_conflict`, `already_claimed` */
+      409: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_conflict' | 'already_claimed'
+          }
+        }
+      }
+      /** @description `payload_too_large` */
+      413: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'payload_too_large'
+          }
+        }
+      }
+      /** @description `unsupported_media_type` */
+      415: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unsupported_media_type'
+          }
+        }
+      }
+      /** @description `idempotency_mismatch` */
+      422: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_mismatch'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable`, `topup_unconfigured` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable' | 'topup_unconfigured'
+          }
+        }
+      }
+    }
+  }
+  list_channels: {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    requestBody?: never
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "channels": [
+           *         {
+           *           "channel_id": "email",
+           *           "kind": "email",
+           *           "name": "email",
+           *           "target": "owner@example.com",
+           *           "created_at": null,
+           *           "verified_at": null
+           *         },
+           *         {
+           *           "channel_id": "019ab5c4-9b02-7d3c-8f11-5b7c2a9e6d40",
+           *           "kind": "slack",
+           *           "name": "on call",
+           *           "target": "https://hooks.slack.com/…",
+           *           "created_at": 1763812800000,
+           *           "verified_at": null
+           *         }
+           *       ]
+           *     }
+           */
+          'application/json': components['schemas']['ListChannelsResult']
+        }
+      }
+      /** @description `invalid_params` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params'
+          }
+        }
+      }
+      /** @description `missing_api_key`, `invalid_api_key` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'missing_api_key' | 'invalid_api_key'
+          }
+        }
+      }
+      /** @description `forbidden` */
+      403: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'forbidden'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable'
+          }
+        }
+      }
+    }
+  }
+  create_channel: {
+    parameters: {
+      query?: never
+      header?: {
+        /** @description Makes the call safe to repeat: the first response is stored and replayed for 24 hours */
+        'Idempotency-Key'?: string
+      }
+      path?: never
+      cookie?: never
+    }
+    requestBody: {
+      content: {
+        /**
+         * @example {
+         *       "kind": "slack",
+         *       "name": "on call",
+         *       "url": "https://hooks.slack.com/services/T000/B000/XXXX"
+         *     }
+         */
+        'application/json': {
+          /** @enum {string} */
+          kind: 'slack' | 'discord' | 'telegram' | 'webhook'
+          name?: string
+          /** @description slack, discord, webhook: an https address */
+          url?: string
+          bot_token?: string
+          chat_id?: string
+        }
+      }
+    }
+    responses: {
+      /** @description Success */
+      201: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Idempotent-Replayed': components['headers']['Replayed']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "channel_id": "019ab5c4-9b02-7d3c-8f11-5b7c2a9e6d40",
+           *       "kind": "slack",
+           *       "name": "on call",
+           *       "target": "https://hooks.slack.com/…",
+           *       "created_at": 1763812800000,
+           *       "verified_at": null
+           *     }
+           */
+          'application/json': components['schemas']['CreateChannelResult']
+        }
+      }
+      /** @description `invalid_params`, `invalid_json`, `invalid_webhook_url` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params' | 'invalid_json' | 'invalid_webhook_url'
+          }
+        }
+      }
+      /** @description `missing_api_key`, `invalid_api_key` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'missing_api_key' | 'invalid_api_key'
+          }
+        }
+      }
+      /** @description `forbidden` */
+      403: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'forbidden'
+          }
+        }
+      }
+      /** @description `idempotency_conflict` */
+      409: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_conflict'
+          }
+        }
+      }
+      /** @description `payload_too_large` */
+      413: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'payload_too_large'
+          }
+        }
+      }
+      /** @description `unsupported_media_type` */
+      415: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unsupported_media_type'
+          }
+        }
+      }
+      /** @description `idempotency_mismatch` */
+      422: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_mismatch'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable'
+          }
+        }
+      }
+    }
+  }
+  list_channel_deliveries: {
+    parameters: {
+      query?: never
+      header?: never
+      path: {
+        /**
+         * @description The channel_id, or "email" for the notification address
+         * @example 019ab5c4-9b02-7d3c-8f11-5b7c2a9e6d40
+         */
+        channel_id: string
+      }
+      cookie?: never
+    }
+    requestBody?: never
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "deliveries": [
+           *         {
+           *           "delivery_id": "019ab5c4-b310-7e58-8a2d-7c4f9b1e0d33",
+           *           "event": "approval.requested",
+           *           "state": "sent",
+           *           "attempts": 1,
+           *           "created_at": 1763812800000,
+           *           "next_attempt_at": null,
+           *           "finished_at": 1763812800180,
+           *           "outcome": "answered 200"
+           *         }
+           *       ]
+           *     }
+           */
+          'application/json': components['schemas']['ListChannelDeliveriesResult']
+        }
+      }
+      /** @description `invalid_params` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params'
+          }
+        }
+      }
+      /** @description `missing_api_key`, `invalid_api_key` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'missing_api_key' | 'invalid_api_key'
+          }
+        }
+      }
+      /** @description `forbidden` */
+      403: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'forbidden'
+          }
+        }
+      }
+      /** @description `not_found` */
+      404: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'not_found'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable'
+          }
+        }
+      }
+    }
+  }
+  test_channel: {
+    parameters: {
+      query?: never
+      header?: {
+        /** @description Makes the call safe to repeat: the first response is stored and replayed for 24 hours */
+        'Idempotency-Key'?: string
+      }
+      path: {
+        /**
+         * @description The channel_id, or "email" for the notification address
+         * @example 019ab5c4-9b02-7d3c-8f11-5b7c2a9e6d40
+         */
+        channel_id: string
+      }
+      cookie?: never
+    }
+    requestBody?: never
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Idempotent-Replayed': components['headers']['Replayed']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "ok": true,
+           *       "state": "sent",
+           *       "outcome": "answered 200"
+           *     }
+           */
+          'application/json': components['schemas']['TestChannelResult']
+        }
+      }
+      /** @description `invalid_params`, `invalid_json` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params' | 'invalid_json'
+          }
+        }
+      }
+      /** @description `missing_api_key`, `invalid_api_key` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'missing_api_key' | 'invalid_api_key'
+          }
+        }
+      }
+      /** @description `forbidden` */
+      403: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'forbidden'
+          }
+        }
+      }
+      /** @description `not_found` */
+      404: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'not_found'
+          }
+        }
+      }
+      /** @description `idempotency_conflict` */
+      409: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_conflict'
+          }
+        }
+      }
+      /** @description `payload_too_large` */
+      413: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'payload_too_large'
+          }
+        }
+      }
+      /** @description `unsupported_media_type` */
+      415: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unsupported_media_type'
+          }
+        }
+      }
+      /** @description `idempotency_mismatch` */
+      422: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_mismatch'
+          }
+        }
+      }
+      /** @description `rate_limited` */
+      429: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'rate_limited'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable'
+          }
+        }
+      }
+    }
+  }
+  delete_channel: {
+    parameters: {
+      query?: never
+      header?: {
+        /** @description Makes the call safe to repeat: the first response is stored and replayed for 24 hours */
+        'Idempotency-Key'?: string
+      }
+      path: {
+        /**
+         * @description The channel_id, or "email" for the notification address
+         * @example 019ab5c4-9b02-7d3c-8f11-5b7c2a9e6d40
+         */
+        channel_id: string
+      }
+      cookie?: never
+    }
+    requestBody?: never
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Idempotent-Replayed': components['headers']['Replayed']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "ok": true,
+           *       "channel_id": "019ab5c4-9b02-7d3c-8f11-5b7c2a9e6d40"
+           *     }
+           */
+          'application/json': components['schemas']['DeleteChannelResult']
+        }
+      }
+      /** @description `invalid_params`, `invalid_json` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params' | 'invalid_json'
+          }
+        }
+      }
+      /** @description `missing_api_key`, `invalid_api_key` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'missing_api_key' | 'invalid_api_key'
+          }
+        }
+      }
+      /** @description `forbidden` */
+      403: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'forbidden'
+          }
+        }
+      }
+      /** @description `not_found` */
+      404: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'not_found'
+          }
+        }
+      }
+      /** @description `idempotency_conflict` */
+      409: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_conflict'
+          }
+        }
+      }
+      /** @description `payload_too_large` */
+      413: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'payload_too_large'
+          }
+        }
+      }
+      /** @description `unsupported_media_type` */
+      415: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unsupported_media_type'
+          }
+        }
+      }
+      /** @description `idempotency_mismatch` */
+      422: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_mismatch'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable'
+          }
+        }
+      }
+    }
+  }
+  list_webhooks: {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    requestBody?: never
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "webhooks": [
+           *         {
+           *           "webhook_id": "019ab5c4-a77d-7b19-9c04-1e8d3f5a2b66",
+           *           "url": "https://example.com/gvnr",
+           *           "name": "webhook",
+           *           "format": "standard",
+           *           "events": [
+           *             "clearance.denied",
+           *             "envelope.threshold"
+           *           ],
+           *           "thresholds": [
+           *             50,
+           *             80,
+           *             100
+           *           ],
+           *           "enabled": true,
+           *           "created_at": 1763812800000,
+           *           "verified_at": null
+           *         }
+           *       ]
+           *     }
+           */
+          'application/json': components['schemas']['ListWebhooksResult']
+        }
+      }
+      /** @description `invalid_params` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params'
+          }
+        }
+      }
+      /** @description `missing_api_key`, `invalid_api_key` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'missing_api_key' | 'invalid_api_key'
+          }
+        }
+      }
+      /** @description `forbidden` */
+      403: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'forbidden'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable'
+          }
+        }
+      }
+    }
+  }
+  create_webhook: {
+    parameters: {
+      query?: never
+      header?: {
+        /** @description Makes the call safe to repeat: the first response is stored and replayed for 24 hours */
+        'Idempotency-Key'?: string
+      }
+      path?: never
+      cookie?: never
+    }
+    requestBody: {
+      content: {
+        /**
+         * @example {
+         *       "url": "https://example.com/gvnr",
+         *       "events": [
+         *         "clearance.denied",
+         *         "envelope.threshold"
+         *       ]
+         *     }
+         */
+        'application/json': {
+          /** @description An https address of a public host */
+          url: string
+          name?: string
+          /**
+           * @description standard when left out
+           * @enum {string}
+           */
+          format?: 'standard' | 'slack' | 'discord'
+          /** @description Which events to send; all when left out */
+          events?: (
+            | 'clearance.denied'
+            | 'envelope.threshold'
+            | 'approval.requested'
+            | 'approval.decided'
+            | 'topup.credited'
+            | 'key.created'
+            | 'key.revoked'
+            | 'rate.exceeded'
+          )[]
+          /** @description Percentages of a limit at which envelope.threshold is sent; 50, 80 and 100 when left out */
+          thresholds?: number[]
+        }
+      }
+    }
+    responses: {
+      /** @description Success */
+      201: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Idempotent-Replayed': components['headers']['Replayed']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "webhook_id": "019ab5c4-a77d-7b19-9c04-1e8d3f5a2b66",
+           *       "url": "https://example.com/gvnr",
+           *       "name": "webhook",
+           *       "format": "standard",
+           *       "events": [
+           *         "clearance.denied",
+           *         "envelope.threshold"
+           *       ],
+           *       "thresholds": [
+           *         50,
+           *         80,
+           *         100
+           *       ],
+           *       "enabled": true,
+           *       "created_at": 1763812800000,
+           *       "verified_at": null,
+           *       "secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwk3vN1xQ0b8c="
+           *     }
+           */
+          'application/json': components['schemas']['CreateWebhookResult']
+        }
+      }
+      /** @description `invalid_params`, `invalid_json`, `invalid_webhook_url` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params' | 'invalid_json' | 'invalid_webhook_url'
+          }
+        }
+      }
+      /** @description `missing_api_key`, `invalid_api_key` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'missing_api_key' | 'invalid_api_key'
+          }
+        }
+      }
+      /** @description `forbidden` */
+      403: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'forbidden'
+          }
+        }
+      }
+      /** @description `idempotency_conflict` */
+      409: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_conflict'
+          }
+        }
+      }
+      /** @description `payload_too_large` */
+      413: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'payload_too_large'
+          }
+        }
+      }
+      /** @description `unsupported_media_type` */
+      415: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unsupported_media_type'
+          }
+        }
+      }
+      /** @description `idempotency_mismatch` */
+      422: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_mismatch'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable'
+          }
+        }
+      }
+    }
+  }
+  list_webhook_deliveries: {
+    parameters: {
+      query?: never
+      header?: never
+      path: {
+        /** @example 019ab5c4-a77d-7b19-9c04-1e8d3f5a2b66 */
+        webhook_id: string
+      }
+      cookie?: never
+    }
+    requestBody?: never
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "deliveries": [
+           *         {
+           *           "delivery_id": "019ab5c4-b310-7e58-8a2d-7c4f9b1e0d33",
+           *           "event": "clearance.denied",
+           *           "state": "sent",
+           *           "attempts": 1,
+           *           "created_at": 1763812800000,
+           *           "next_attempt_at": null,
+           *           "finished_at": 1763812800180,
+           *           "outcome": "answered 200"
+           *         }
+           *       ]
+           *     }
+           */
+          'application/json': components['schemas']['ListWebhookDeliveriesResult']
+        }
+      }
+      /** @description `invalid_params` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params'
+          }
+        }
+      }
+      /** @description `missing_api_key`, `invalid_api_key` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'missing_api_key' | 'invalid_api_key'
+          }
+        }
+      }
+      /** @description `forbidden` */
+      403: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'forbidden'
+          }
+        }
+      }
+      /** @description `not_found` */
+      404: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'not_found'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable'
+          }
+        }
+      }
+    }
+  }
+  redeliver_webhook: {
+    parameters: {
+      query?: never
+      header?: {
+        /** @description Makes the call safe to repeat: the first response is stored and replayed for 24 hours */
+        'Idempotency-Key'?: string
+      }
+      path: {
+        /** @example 019ab5c4-a77d-7b19-9c04-1e8d3f5a2b66 */
+        webhook_id: string
+        /** @example 019ab5c4-b310-7e58-8a2d-7c4f9b1e0d33 */
+        delivery_id: string
+      }
+      cookie?: never
+    }
+    requestBody?: never
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Idempotent-Replayed': components['headers']['Replayed']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "ok": true,
+           *       "delivery_id": "019ab5c4-b310-7e58-8a2d-7c4f9b1e0d33",
+           *       "state": "queued"
+           *     }
+           */
+          'application/json': components['schemas']['RedeliverWebhookResult']
+        }
+      }
+      /** @description `invalid_params`, `invalid_json` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params' | 'invalid_json'
+          }
+        }
+      }
+      /** @description `missing_api_key`, `invalid_api_key` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'missing_api_key' | 'invalid_api_key'
+          }
+        }
+      }
+      /** @description `forbidden` */
+      403: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'forbidden'
+          }
+        }
+      }
+      /** @description `not_found` */
+      404: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'not_found'
+          }
+        }
+      }
+      /** @description `idempotency_conflict` */
+      409: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_conflict'
+          }
+        }
+      }
+      /** @description `payload_too_large` */
+      413: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'payload_too_large'
+          }
+        }
+      }
+      /** @description `unsupported_media_type` */
+      415: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unsupported_media_type'
+          }
+        }
+      }
+      /** @description `idempotency_mismatch` */
+      422: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_mismatch'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable'
+          }
+        }
+      }
+    }
+  }
+  test_webhook: {
+    parameters: {
+      query?: never
+      header?: {
+        /** @description Makes the call safe to repeat: the first response is stored and replayed for 24 hours */
+        'Idempotency-Key'?: string
+      }
+      path: {
+        /** @example 019ab5c4-a77d-7b19-9c04-1e8d3f5a2b66 */
+        webhook_id: string
+      }
+      cookie?: never
+    }
+    requestBody?: never
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Idempotent-Replayed': components['headers']['Replayed']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "ok": true,
+           *       "state": "sent",
+           *       "outcome": "answered 200"
+           *     }
+           */
+          'application/json': components['schemas']['TestWebhookResult']
+        }
+      }
+      /** @description `invalid_params`, `invalid_json` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params' | 'invalid_json'
+          }
+        }
+      }
+      /** @description `missing_api_key`, `invalid_api_key` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'missing_api_key' | 'invalid_api_key'
+          }
+        }
+      }
+      /** @description `forbidden` */
+      403: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'forbidden'
+          }
+        }
+      }
+      /** @description `not_found` */
+      404: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'not_found'
+          }
+        }
+      }
+      /** @description `idempotency_conflict` */
+      409: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_conflict'
+          }
+        }
+      }
+      /** @description `payload_too_large` */
+      413: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'payload_too_large'
+          }
+        }
+      }
+      /** @description `unsupported_media_type` */
+      415: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unsupported_media_type'
+          }
+        }
+      }
+      /** @description `idempotency_mismatch` */
+      422: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_mismatch'
+          }
+        }
+      }
+      /** @description `rate_limited` */
+      429: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'rate_limited'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable'
+          }
+        }
+      }
+    }
+  }
+  delete_webhook: {
+    parameters: {
+      query?: never
+      header?: {
+        /** @description Makes the call safe to repeat: the first response is stored and replayed for 24 hours */
+        'Idempotency-Key'?: string
+      }
+      path: {
+        /** @example 019ab5c4-a77d-7b19-9c04-1e8d3f5a2b66 */
+        webhook_id: string
+      }
+      cookie?: never
+    }
+    requestBody?: never
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Idempotent-Replayed': components['headers']['Replayed']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "ok": true,
+           *       "webhook_id": "019ab5c4-a77d-7b19-9c04-1e8d3f5a2b66"
+           *     }
+           */
+          'application/json': components['schemas']['DeleteWebhookResult']
+        }
+      }
+      /** @description `invalid_params`, `invalid_json` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params' | 'invalid_json'
+          }
+        }
+      }
+      /** @description `missing_api_key`, `invalid_api_key` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'missing_api_key' | 'invalid_api_key'
+          }
+        }
+      }
+      /** @description `forbidden` */
+      403: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'forbidden'
+          }
+        }
+      }
+      /** @description `not_found` */
+      404: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'not_found'
+          }
+        }
+      }
+      /** @description `idempotency_conflict` */
+      409: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_conflict'
+          }
+        }
+      }
+      /** @description `payload_too_large` */
+      413: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'payload_too_large'
+          }
+        }
+      }
+      /** @description `unsupported_media_type` */
+      415: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unsupported_media_type'
+          }
+        }
+      }
+      /** @description `idempotency_mismatch` */
+      422: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_mismatch'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable'
+          }
+        }
+      }
+    }
+  }
+  update_webhook: {
+    parameters: {
+      query?: never
+      header?: {
+        /** @description Makes the call safe to repeat: the first response is stored and replayed for 24 hours */
+        'Idempotency-Key'?: string
+      }
+      path: {
+        /** @example 019ab5c4-a77d-7b19-9c04-1e8d3f5a2b66 */
+        webhook_id: string
+      }
+      cookie?: never
+    }
+    requestBody: {
+      content: {
+        /**
+         * @example {
+         *       "enabled": false
+         *     }
+         */
+        'application/json': {
+          /** @description An https address of a public host */
+          url?: string
+          name?: string
+          /** @description Which events to send; all when left out */
+          events?: (
+            | 'clearance.denied'
+            | 'envelope.threshold'
+            | 'approval.requested'
+            | 'approval.decided'
+            | 'topup.credited'
+            | 'key.created'
+            | 'key.revoked'
+            | 'rate.exceeded'
+          )[]
+          /** @description Percentages of a limit at which envelope.threshold is sent; 50, 80 and 100 when left out */
+          thresholds?: number[]
+          /** @description false stops sending; what is queued is given up */
+          enabled?: boolean
+          /** @constant */
+          rotate_secret?: true
+        }
+      }
+    }
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Idempotent-Replayed': components['headers']['Replayed']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "webhook_id": "019ab5c4-a77d-7b19-9c04-1e8d3f5a2b66",
+           *       "url": "https://example.com/gvnr",
+           *       "name": "webhook",
+           *       "format": "standard",
+           *       "events": [
+           *         "clearance.denied",
+           *         "envelope.threshold"
+           *       ],
+           *       "thresholds": [
+           *         50,
+           *         80,
+           *         100
+           *       ],
+           *       "enabled": false,
+           *       "created_at": 1763812800000,
+           *       "verified_at": null
+           *     }
+           */
+          'application/json': components['schemas']['UpdateWebhookResult']
+        }
+      }
+      /** @description `invalid_params`, `invalid_json`, `invalid_webhook_url` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params' | 'invalid_json' | 'invalid_webhook_url'
+          }
+        }
+      }
+      /** @description `missing_api_key`, `invalid_api_key` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'missing_api_key' | 'invalid_api_key'
+          }
+        }
+      }
+      /** @description `forbidden` */
+      403: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'forbidden'
+          }
+        }
+      }
+      /** @description `not_found` */
+      404: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'not_found'
           }
         }
       }

@@ -54,10 +54,12 @@ describeEachDatabase('MCP tools', (openDatabase) => {
         'set_rate_envelope',
         'rate_check',
         'idempotency_check',
+        'request_approval',
+        'check_approval',
       ]),
     )
     expect(await listed(keys.agent)).toEqual(EVERY_TOOL.filter((name) => name !== 'set_rate_envelope'))
-    expect(await listed(keys.read)).toEqual(['get_balance'])
+    expect(await listed(keys.read)).toEqual(['check_approval', 'get_balance'])
   })
 
   it('describes each tool for models: title, hints, typed input and output', async () => {

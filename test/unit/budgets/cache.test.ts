@@ -3,7 +3,7 @@ import { AccountCache } from '../../../src/budgets/cache.ts'
 import { decide } from '../../../src/budgets/decide.ts'
 import type { AccountState, Command } from '../../../src/budgets/state.ts'
 
-const account = (index: number) => ({ accountId: `account-${index}`, version: 1n, ops: 10n, clockMs: 0 })
+const account = (index: number) => ({ accountId: `account-${index}`, version: 1n, ops: 10n, clockMs: 0, events: 0 })
 const envelope = { limits: [null, 5n, null, null, null], spent: [0n, 0n, 0n, 0n, 0n], clockMs: 0, createdMs: 0 } as const
 const setEnvelope = (id: string): Command => ({
   kind: 'set_envelope',

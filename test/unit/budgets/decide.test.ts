@@ -1,6 +1,7 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import { decide, limitsOf, spentAt, tightestOf } from '../../../src/budgets/decide.ts'
+import { decide } from '../../../src/budgets/decide.ts'
+import { limitsOf, spentAt, tightestOf } from '../../../src/budgets/envelope.ts'
 import { pathOf } from '../../../src/budgets/path.ts'
 import type {
   AccountState,
@@ -281,7 +282,7 @@ describe('an envelope', () => {
       [
         { kind: 'delete_envelope', id: nextId(), resumed: true, agentId: 'a' },
         { kind: 'set_envelope', id: nextId(), resumed: true, agentId: 'a', limits: daily(3n) },
-        { kind: 'grant', id: nextId(), resumed: true, ops: 5n, detail: '' },
+        { kind: 'grant', id: nextId(), resumed: true, entry: 'grant', ops: 5n, detail: '' },
       ],
       NOW,
     )

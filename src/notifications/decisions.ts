@@ -1,0 +1,145 @@
+import type { Companion, CompanionPart } from '../budgets/companion.ts'
+import { extraAt, spentAt } from '../budgets/envelope.ts'
+import type { AccountChange, DenialEntry, EnvelopeState } from '../budgets/state.ts'
+import { instanceStart, WINDOWS } from '../budgets/windows.ts'
+import type { Clock } from '../core/clock.ts'
+import { uuidv7 } from '../core/ids.ts'
+import { type Nanousd, usdFromNanousd } from '../core/money.ts'
+import type { Parameters } from '../db/array-literal.ts'
+import { type DomainEvent, eventBit, FirstOfMinute } from './events.ts'
+import { fanOutSql } from './store.ts'
+
+const DENIED = eventBit('clearance.denied')
+const THRESHOLD = eventBit('envelope.threshold')
+const DECIDED = eventBit('approval.decided')
+const MAX_PERCENT = 1_000
+
+/** Turns decisions into events for the webhooks that want them, stored by the statement that stores the decision. */
+export class DecisionEvents implements Companion {
+  readonly #clock: Clock
+  readonly #wake: () => void
+  readonly #denials = new FirstOfMinute()
+
+  constructor(deps: { clock: Clock; wake: () => void }) {
+    this.#clock = deps.clock
+    this.#wake = deps.wake
+  }
+
+  part(changes: readonly AccountChange[], p: Parameters): CompanionPart | null {
+    let events: DomainEvent[] | undefined
+    const told: { accountId: string; kind: string; atMs: number }[] = []
+    for (const change of changes) {
+      const wanted = change.account.events ?? 0
+      if (wanted === 0) continue
+      events ??= []
+      const { accountId } = change.account
+      if ((wanted & DENIED) !== 0) {
+        for (const denial of change.denials) {
+          const kind = `${denial.agentId}\n${denial.model}\n${denial.reason}`
+          if (!this.#denials.isNew(accountId, kind, denial.atMs)) continue
+          told.push({ accountId, kind, atMs: denial.atMs })
+          events.push(denialEvent(accountId, denial))
+        }
+      }
+      if ((wanted & THRESHOLD) !== 0) events.push(...this.#thresholds(change))
+      if ((wanted & DECIDED) !== 0) events.push(...decisionEvents(change))
+    }
+    if (events === undefined || events.length === 0) return null
+    return {
+      sql: `events as (${fanOutSql(p, events, true)})`,
+      stored: (accountIds) => {
+        for (const { accountId, kind, atMs } of told) if (accountIds.has(accountId)) this.#denials.confirm(accountId, kind, atMs)
+        this.#wake()
+      },
+    }
+  }
+
+  #thresholds(change: AccountChange): DomainEvent[] {
+    const events: DomainEvent[] = []
+    for (const rows of [change.charged, change.limited]) {
+      for (const [agentId, after] of rows) {
+        const before = change.account.envelopes.get(agentId) ?? null
+        for (const [index, window] of WINDOWS.entries()) {
+          const limit = after.limits[index] ?? null
+          if (limit === null) continue
+          const spent = after.spent[index] ?? 0n
+          const extra = extraAt(after.extra, index, change.clockMs)
+          const to = percentOf(spent, limit + extra)
+          const from = before === null ? 0 : percentBefore(before, index, change.clockMs)
+          if (to <= from) continue
+          events.push({
+            accountId: change.account.accountId,
+            id: uuidv7(this.#clock.now()),
+            name: 'envelope.threshold',
+            stream: `agent:${agentId}`,
+            atMs: change.clockMs,
+            percent: { from, to },
+            dedupKey: `threshold:${agentId}:${window}:${instanceStart(window, change.clockMs)}:${limit + extra}`,
+            data: {
+              agent_id: agentId,
+              window,
+              limit_usd: usdFromNanousd(limit + extra),
+              spent_usd: usdFromNanousd(spent),
+              spent_percent: to,
+            },
+          })
+        }
+      }
+    }
+    return events
+  }
+}
+
+/** Whole percent of a limit that is spent, rounded down. */
+function percentOf(spent: Nanousd, limit: Nanousd): number {
+  if (limit <= 0n) return 0
+  const percent = Number((spent * 100n) / limit)
+  return Math.min(Math.max(percent, 0), MAX_PERCENT)
+}
+
+function percentBefore(before: EnvelopeState, index: number, at_ms: number): number {
+  const limit = before.limits[index] ?? null
+  if (limit === null) return 0
+  return percentOf(spentAt(before, at_ms)[index] ?? 0n, limit + extraAt(before.extra, index, at_ms))
+}
+
+function denialEvent(accountId: string, denial: DenialEntry): DomainEvent {
+  const { tightest } = denial
+  return {
+    accountId,
+    id: denial.id,
+    name: 'clearance.denied',
+    stream: `agent:${denial.agentId}`,
+    atMs: denial.atMs,
+    dedupKey: `denied:${Math.floor(denial.atMs / 60_000)}:${denial.reason}:${denial.agentId}\n${denial.model}`,
+    data: {
+      agent_id: denial.agentId,
+      model: denial.model,
+      reason: denial.reason,
+      estimated_usd: usdFromNanousd(denial.estimate),
+      ...(tightest && {
+        limit_agent_id: tightest.agentId,
+        window: tightest.window,
+        limit_usd: usdFromNanousd(tightest.limit + tightest.extra),
+        spent_usd: usdFromNanousd(tightest.spent),
+      }),
+    },
+  }
+}
+
+const decisionEvents = (change: AccountChange): DomainEvent[] =>
+  change.decisions.map((decision) => ({
+    accountId: change.account.accountId,
+    id: decision.approvalId,
+    name: 'approval.decided',
+    stream: `approval:${decision.approvalId}`,
+    atMs: decision.decidedMs,
+    data: {
+      approval_ref: decision.approvalId,
+      agent_id: decision.agentId,
+      action_summary: decision.actionSummary,
+      decision: decision.decision,
+      responder: decision.responder,
+      decided_at: decision.decidedMs,
+    },
+  }))
