@@ -1,4 +1,6 @@
 import { z } from 'zod'
+import { parseXpub } from './billing/deposits.ts'
+import { parseCdpSecret } from './billing/facilitator.ts'
 import { NETWORK_IDS } from './billing/networks.ts'
 
 const LOG_LEVELS = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const
@@ -74,10 +76,37 @@ const environmentSchema = z.object({
 
 export type Config = z.output<typeof environmentSchema>
 
-/** Settings that stand or fall together. */
+/** Keys that move money out: read by the sweep command alone, never by the server. */
+export function readSweepKeys(environment: Record<string, string | undefined> = process.env): {
+  depositXprv: string
+  gasKey: `0x${string}`
+} {
+  const { DEPOSIT_XPRV: depositXprv = '', SWEEP_GAS_PRIVATE_KEY: gasKey = '' } = environment
+  if (!depositXprv.startsWith('xprv')) throw new ConfigError('DEPOSIT_XPRV must be the extended private key of DEPOSIT_XPUB.')
+  if (!privateKey.safeParse(gasKey).success)
+    throw new ConfigError('SWEEP_GAS_PRIVATE_KEY must be a private key: 0x and 64 hex digits.')
+  return { depositXprv, gasKey: gasKey as `0x${string}` }
+}
+
+function works(attempt: () => unknown): boolean {
+  try {
+    attempt()
+    return true
+  } catch {
+    return false
+  }
+}
+
+/** What one setting's own rule cannot see. */
 function crossChecks(config: Config): string[] {
   const isHalf = (config.CDP_API_KEY_ID === undefined) !== (config.CDP_API_KEY_SECRET === undefined)
-  return isHalf ? ['CDP_API_KEY_ID and CDP_API_KEY_SECRET must be set together.'] : []
+  const problems = isHalf ? ['CDP_API_KEY_ID and CDP_API_KEY_SECRET must be set together.'] : []
+  const { DEPOSIT_XPUB: xpub, CDP_API_KEY_SECRET: secret } = config
+  if (xpub !== undefined && !works(() => parseXpub(xpub)))
+    problems.push('DEPOSIT_XPUB must be an extended public key (xpub…): this one is mistyped.')
+  if (secret !== undefined && !works(() => parseCdpSecret(secret)))
+    problems.push("CDP_API_KEY_SECRET must be a CDP key's secret: base64 of 64 bytes (Ed25519) or PEM (EC).")
+  return problems
 }
 
 /** A setting that cannot be used; the message names it and says what it must be. */
