@@ -1,7 +1,9 @@
 import { existsSync } from 'node:fs'
+import type { ServerResponse } from 'node:http'
+import { Server as NetServer } from 'node:net'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { serve } from '@hono/node-server'
+import { type ServerType, serve } from '@hono/node-server'
 import { createApp } from './app.ts'
 import { ConfigError, readConfig } from './config.ts'
 import { SyncedClock } from './core/clock.ts'
@@ -10,7 +12,10 @@ import { type Database, openDatabase } from './db/client.ts'
 import { migrateDatabase } from './db/migrate.ts'
 
 const CLOCK_SYNC_MS = 10_000
-const DRAIN_MS = 10_000
+/** How long requests under way may take after SIGTERM, and what then remains for closing the database. */
+const DRAIN_MS = 8_000
+const CLOSE_MS = 7_000
+const SWEEP_MS = 250
 
 /** Bounds on what a slow or hostile peer may hold open. */
 const SERVER_LIMITS = { requestTimeout: 30_000, headersTimeout: 15_000, keepAliveTimeout: 65_000, maxHeaderSize: 16 * 1024 }
@@ -56,21 +61,35 @@ async function main(): Promise<void> {
   })
 
   let stopping = false
+  server.prependListener('request', (_request: unknown, response: ServerResponse) => {
+    // A client that keeps its connection busy must not keep this process alive: its next answer is the last one there.
+    if (stopping) response.shouldKeepAlive = false
+  })
   const stop = async (signal: string): Promise<void> => {
     if (stopping) return
     stopping = true
     log.info({ signal }, 'stopping: finishing requests under way')
-    const cut = setTimeout(() => process.exit(1), DRAIN_MS)
-    cut.unref()
-    await new Promise<void>((resolve) => {
-      server.close(() => resolve())
-      if ('closeIdleConnections' in server) server.closeIdleConnections()
-    })
+    setTimeout(() => process.exit(1), DRAIN_MS + CLOSE_MS).unref()
+    await drain(server)
     await app.stop()
     await database.close()
     process.exit(0)
   }
   for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => void stop(signal))
+}
+
+/**
+ * Answers what is under way and closes each connection after it; whoever has not sent all of a request by the end is cut off. Only the
+ * listening socket closes at once: http's own `close` would also cut connections whose next request is on its way.
+ */
+async function drain(server: ServerType): Promise<void> {
+  const closed = new Promise<void>((resolve) => NetServer.prototype.close.call(server, () => resolve()))
+  if (!('closeIdleConnections' in server)) return closed
+  const sweep = setInterval(() => server.closeIdleConnections(), SWEEP_MS)
+  const cut = setTimeout(() => server.closeAllConnections(), DRAIN_MS)
+  await closed
+  clearInterval(sweep)
+  clearTimeout(cut)
 }
 
 const databaseTime = async (database: Database): Promise<number> => {

@@ -1,4 +1,4 @@
-import { createHash, randomBytes } from 'node:crypto'
+import { hash, randomBytes } from 'node:crypto'
 import { LRUCache } from 'lru-cache'
 import { allFulfilled, Batcher } from '../core/batcher.ts'
 import type { Clock } from '../core/clock.ts'
@@ -13,12 +13,14 @@ const REVOKED_CHANNEL = 'gvnr_key_revoked'
 
 /** A new bearer key: `bg_` and 128 random bits (contract section 2). Shown once, stored only as its hash. */
 export const newApiKey = (): string => `bg_${randomBytes(16).toString('hex')}`
-export const hashOf = (key: string): Buffer => createHash('sha256').update(key).digest()
+export const hashOf = (key: string): Buffer => hash('sha256', key, 'buffer')
 
 const CACHED_KEYS = 50_000
 const KEY_TTL_MS = 60_000
 const UNKNOWN_KEYS = 50_000
 const UNKNOWN_TTL_MS = 5_000
+/** How often the caches look at the clock. */
+const TTL_RESOLUTION_MS = 500
 /** A revocation is effective on every process within a second, also where a pooler forbids LISTEN. */
 const POLL_MS = 400
 const POLL_OVERLAP_MS = 30_000
@@ -34,8 +36,8 @@ export class KeyResolver {
   readonly #database: Database
   readonly #clock: Clock
   readonly #log: Log
-  readonly #known = new LRUCache<string, Known>({ max: CACHED_KEYS, ttl: KEY_TTL_MS })
-  readonly #unknown = new LRUCache<string, true>({ max: UNKNOWN_KEYS, ttl: UNKNOWN_TTL_MS })
+  readonly #known = new LRUCache<string, Known>({ max: CACHED_KEYS, ttl: KEY_TTL_MS, ttlResolution: TTL_RESOLUTION_MS })
+  readonly #unknown = new LRUCache<string, true>({ max: UNKNOWN_KEYS, ttl: UNKNOWN_TTL_MS, ttlResolution: TTL_RESOLUTION_MS })
   readonly #lookups: Batcher<Buffer, ApiKeyRow | null>
   readonly #used = new Map<string, { accountId: string; keyId: string; usedMs: number }>()
   /** Counts evictions: a lookup that began before one must not be cached after it. */
@@ -76,10 +78,10 @@ export class KeyResolver {
    */
   resolve(key: string): KeyCaller | null | Promise<KeyCaller | null> {
     if (!KEY.test(key)) return null
-    const hash = hashOf(key).toString('base64')
-    const known = this.#known.get(hash)
+    const name = hash('sha256', key, 'base64')
+    const known = this.#known.get(name)
     if (known) return this.#ifLive(known.caller)
-    return this.#unknown.has(hash) ? null : this.#resolveFromDatabase(hash)
+    return this.#unknown.has(name) ? null : this.#resolveFromDatabase(name)
   }
 
   /** Tells every process that a key is dead, this one at once. */
@@ -90,11 +92,6 @@ export class KeyResolver {
     await this.#database
       .notify(REVOKED_CHANNEL, hash)
       .catch((error: unknown) => this.#log.warn({ err: error }, 'announcing a revoked key failed, polling will find it'))
-  }
-
-  /** A key that was just made may have been asked for, and remembered as unknown, before. */
-  forgetUnknown(keyHash: Buffer): void {
-    this.#unknown.delete(keyHash.toString('base64'))
   }
 
   /** Writes the collected times of use. */

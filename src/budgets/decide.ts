@@ -55,19 +55,21 @@ export function decide(
   now_ms: number,
 ): { outcomes: Outcome[]; change: AccountChange } {
   const draft = new Draft(state, now_ms)
-  const outcomes = new Map<Command, Outcome>()
-  for (const command of inFairOrder(commands)) outcomes.set(command, draft.apply(command))
-  return { outcomes: commands.flatMap((command) => outcomes.get(command) ?? []), change: draft }
+  const outcomes: Outcome[] = []
+  for (const [index, command] of inFairOrder(commands)) outcomes[index] = draft.apply(command)
+  return { outcomes, change: draft }
 }
 
 /**
- * The order of arrival, but clearances last when a settlement of "the most recent" is among the commands: that must not overlook a hold which
- * this very batch makes. The commands of a batch are all under way at once, so any order of them is a fair one.
+ * The order of arrival, but clearances last when a settlement of "the most recent" is among the commands: that must not overlook a hold
+ * which this very batch makes. The commands of a batch are all under way at once, so any order of them is a fair one.
+ * @returns each command with its place in the batch
  */
-function inFairOrder(commands: readonly Command[]): readonly Command[] {
-  const isClear = ({ kind }: Command): boolean => kind === 'clear'
-  if (!commands.some((command) => command.kind === 'settle' && command.holdId === null)) return commands
-  return [...commands.filter((command) => !isClear(command)), ...commands.filter(isClear)]
+function inFairOrder(commands: readonly Command[]): Iterable<[number, Command]> {
+  if (!commands.some((command) => command.kind === 'settle' && command.holdId === null)) return commands.entries()
+  const entries = [...commands.entries()]
+  const isClear = ([, { kind }]: [number, Command]): boolean => kind === 'clear'
+  return [...entries.filter((entry) => !isClear(entry)), ...entries.filter(isClear)]
 }
 
 /** `window` as it stands at `at_ms`: the spend of an instance that has passed reads as 0. */

@@ -1,4 +1,4 @@
-import { Batcher } from '../core/batcher.ts'
+import { AGAIN, Batcher, type BatchResult } from '../core/batcher.ts'
 import type { Clock } from '../core/clock.ts'
 import { DomainError } from '../core/errors.ts'
 import type { Database } from '../db/client.ts'
@@ -16,12 +16,17 @@ export type EngineOptions = {
   readonly maxQueue: number
 }
 
-type Item = { readonly accountId: string; readonly command: Command }
+type Item = {
+  readonly accountId: string
+  readonly command: Command
+  /** How often another process has moved the account between decision and write. */
+  lostRaces: number
+}
 type Group = { readonly accountId: string; readonly items: Item[] }
 type Settled = PromiseSettledResult<Outcome>
 
-/** After this many lost races a batch decides under a plain lock instead. */
-const OPTIMISTIC_ROUNDS = 3
+/** After this many lost races a command is decided under a plain lock instead. */
+const MAX_LOST_RACES = 3
 
 export type EngineStats = { batches: number; commands: number; conflicts: number; locked: number; failures: number }
 
@@ -55,7 +60,7 @@ export class DecisionEngine {
   submit<K extends Command['kind']>(accountId: string, command: Extract<Command, { kind: K }>): Promise<OutcomeOf[K]> {
     const lane = this.#lanes[this.#lanes.length === 1 ? 0 : laneIndex(accountId, this.#lanes.length)]
     if (lane === undefined) throw new Error('an engine needs at least one lane')
-    return lane.submit({ accountId, command }) as Promise<OutcomeOf[K]>
+    return lane.submit({ accountId, command, lostRaces: 0 }) as Promise<OutcomeOf[K]>
   }
 
   /** Commands waiting in all lanes. */
@@ -67,40 +72,55 @@ export class DecisionEngine {
     await Promise.all(this.#lanes.map((lane) => lane.settled()))
   }
 
-  async #runBatch(items: Item[]): Promise<Settled[]> {
+  async #runBatch(items: Item[]): Promise<BatchResult<Outcome>[]> {
     this.stats.batches++
     this.stats.commands += items.length
     const results = new Map<Item, Settled>()
-    await this.#decideGroups(groupByAccount(items), results)
-    return items.map((item) => results.get(item) ?? { status: 'rejected', reason: new Error('undecided') })
+    const lost = new Set<Item>()
+    await this.#decideGroups(groupByAccount(items), results, lost)
+    return items.map(
+      (item) => results.get(item) ?? (lost.has(item) ? AGAIN : { status: 'rejected', reason: new Error('undecided') }),
+    )
   }
 
-  /** Fills `results`. One account's poisonous command must not fail its neighbours: what breaks together is tried again alone. */
-  async #decideGroups(groups: Group[], results: Map<Item, Settled>): Promise<void> {
+  /**
+   * Fills `results`, or `lost` with the commands of accounts that another process moved: those go into the next batch, so that the others
+   * need not wait for them. One account's poisonous command must not fail its neighbours: what breaks together is tried again alone.
+   */
+  async #decideGroups(groups: Group[], results: Map<Item, Settled>, lost: Set<Item>): Promise<void> {
+    const unlucky = groups.filter(({ items }) => items.some((item) => item.lostRaces >= MAX_LOST_RACES))
+    const others = groups.filter((group) => !unlucky.includes(group))
     try {
-      let open = groups
-      for (let round = 0; open.length > 0 && round < OPTIMISTIC_ROUNDS; round++) {
-        const decided = await this.#decideAndWrite(this.#lane, open)
-        open = this.#conclude(open, decided, results)
+      if (others.length > 0) {
+        const open = this.#conclude(others, await this.#decideAndWrite(this.#lane, others), results)
         this.stats.conflicts += open.length
+        for (const { items } of open) {
+          for (const item of items) {
+            item.lostRaces++
+            lost.add(item)
+          }
+        }
       }
-      if (open.length > 0) await this.#decideLocked(open, results)
+      if (unlucky.length > 0) await this.#decideLocked(unlucky, results)
     } catch (error) {
       this.stats.failures++
-      const undecided = groups.filter((group) => group.items.some((item) => !results.has(item)))
+      const undecided = groups.filter((group) => group.items.some((item) => !results.has(item) && !lost.has(item)))
       for (const group of undecided) this.#cache.drop(group.accountId)
       const failure = databaseFailure(error)
-      const [first, ...others] = undecided.flatMap((group) => group.items)
+      const [first, ...rest] = undecided.flatMap((group) => group.items)
       if (first === undefined) return
       if (failure !== null) {
-        for (const item of [first, ...others]) results.set(item, { status: 'rejected', reason: failure })
-      } else if (others.length > 0) {
-        for (const item of [first, ...others]) await this.#decideGroups([{ accountId: item.accountId, items: [item] }], results)
+        for (const item of [first, ...rest]) results.set(item, { status: 'rejected', reason: failure })
+      } else if (rest.length > 0) {
+        for (const item of [first, ...rest])
+          await this.#decideGroups([{ accountId: item.accountId, items: [item] }], results, lost)
       } else if (isUniqueViolation(error) && !first.command.resumed) {
         // This process stood still, another took the request over and has carried it out: answer what it did.
         const resumed = { ...first, command: { ...first.command, resumed: true } }
-        await this.#decideGroups([{ accountId: first.accountId, items: [resumed] }], results)
-        results.set(first, results.get(resumed) ?? { status: 'rejected', reason: error })
+        await this.#decideGroups([{ accountId: first.accountId, items: [resumed] }], results, lost)
+        const result = results.get(resumed)
+        if (result) results.set(first, result)
+        else lost.add(first)
       } else results.set(first, { status: 'rejected', reason: error })
     }
   }

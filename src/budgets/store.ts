@@ -138,7 +138,8 @@ export async function writeChanges(lane: LaneSql, changes: readonly AccountChang
 /** Only the parts that have rows are in the text, so a batch of plain approvals runs a short statement. At most 2^7 texts exist. */
 function writeStatement(changes: readonly AccountChange[]): { text: string; values: string[] } {
   const p = new Parameters()
-  const inLocked = 'in (select account_id from locked)'
+  // `is true` makes it a hashed lookup; the planner would otherwise turn it into a join whose cost grows with the square of the batch.
+  const inLocked = '(u.account_id in (select account_id from locked)) is true'
   const parts = [
     `with locked as materialized (
   select a.account_id from accounts a join unnest(${p.add('uuid', changes, (c, a) => a.raw(c.account.accountId))}, ${p.add('bigint', changes, (c, a) => a.raw(c.account.version))}) u(account_id, version)
@@ -150,21 +151,21 @@ function writeStatement(changes: readonly AccountChange[]): { text: string; valu
     parts.push(`account_rows as (
   update accounts a set ops = u.ops, clock_ms = u.clock_ms, version = a.version + 1
   from unnest(${p.add('uuid', changed, (c, a) => a.raw(c.account.accountId))}, ${p.add('bigint', changed, (c, a) => a.raw(c.ops))}, ${p.add('bigint', changed, (c, a) => a.raw(c.clockMs))}) u(account_id, ops, clock_ms)
-  where a.account_id = u.account_id and a.account_id ${inLocked})`)
+  where a.account_id = u.account_id and ${inLocked})`)
   }
   const charged = rowsOf(changes, (change) => change.charged)
   if (charged.length > 0) {
     parts.push(`charged as (
   update envelopes e set (${SPENDS}, clock_ms) = (u.s0, u.s1, u.s2, u.s3, u.s4, u.clock_ms)
   from unnest(${p.add('uuid', charged, (r, a) => a.raw(r[0]))}, ${p.add('text', charged, (r, a) => a.text(r[1][0]))}, ${spendParameters(p, charged)}, ${p.add('bigint', charged, (r, a) => a.raw(r[1][1].clockMs))}) u(account_id, agent_id, s0, s1, s2, s3, s4, clock_ms)
-  where e.account_id = u.account_id and e.agent_id = u.agent_id and e.account_id ${inLocked})`)
+  where e.account_id = u.account_id and e.agent_id = u.agent_id and ${inLocked})`)
   }
   const limited = rowsOf(changes, (change) => change.limited)
   if (limited.length > 0) {
     parts.push(`limited as (
   insert into envelopes (account_id, agent_id, ${LIMITS}, ${SPENDS}, clock_ms, created_ms)
   select * from unnest(${p.add('uuid', limited, (r, a) => a.raw(r[0]))}, ${p.add('text', limited, (r, a) => a.text(r[1][0]))}, ${limitParameters(p, limited)}, ${spendParameters(p, limited)}, ${p.add('bigint', limited, (r, a) => a.raw(r[1][1].clockMs))}, ${p.add('bigint', limited, (r, a) => a.raw(r[1][1].createdMs))}) u(account_id)
-  where u.account_id ${inLocked}
+  where ${inLocked}
   on conflict (account_id, agent_id) do update set (${LIMITS}, ${SPENDS}, clock_ms) = (${excluded(LIMITS)}, ${excluded(SPENDS)}, excluded.clock_ms))`)
   }
   const held = listsOf(changes, (change) => change.newHolds)
@@ -173,14 +174,14 @@ function writeStatement(changes: readonly AccountChange[]): { text: string; valu
   insert into holds (account_id, hold_id, agent_id, kind, state, model, estimate_nanousd, rates, charged, taken_ms, expires_ms)
   select u.account_id, u.hold_id, u.agent_id, u.kind, ${HOLD_STATE.open}, u.model, u.estimate, u.rates, u.charged, u.taken_ms, u.expires_ms
   from unnest(${p.add('uuid', held, (r, a) => a.raw(r[0]))}, ${p.add('uuid', held, (r, a) => a.raw(r[1].holdId))}, ${p.add('text', held, (r, a) => a.text(r[1].agentId))}, ${p.add('smallint', held, (r, a) => a.raw(r[1].kind))}, ${p.add('text', held, (r, a) => a.text(r[1].model))}, ${p.add('bigint', held, (r, a) => a.raw(r[1].estimate))}, ${p.add('text', held, (r, a) => a.text(encodeRates(r[1].rates)))}, ${p.add('text', held, (r, a) => a.raw(r[1].charged))}, ${p.add('bigint', held, (r, a) => a.raw(r[1].takenMs))}, ${p.add('bigint', held, (r, a) => a.raw(r[1].expiresMs))}) u(account_id, hold_id, agent_id, kind, model, estimate, rates, charged, taken_ms, expires_ms)
-  where u.account_id ${inLocked})`)
+  where ${inLocked})`)
   }
   const resolved = listsOf(changes, (change) => change.resolvedHolds)
   if (resolved.length > 0) {
     parts.push(`resolved as (
   update holds h set state = u.state, resolved_ms = u.resolved_ms, actual_nanousd = u.actual, outcome = u.outcome
   from unnest(${p.add('uuid', resolved, (r, a) => a.raw(r[0]))}, ${p.add('uuid', resolved, (r, a) => a.raw(r[1].holdId))}, ${p.add('smallint', resolved, (r, a) => a.raw(r[1].state))}, ${p.add('bigint', resolved, (r, a) => a.raw(r[1].resolvedMs))}, ${p.add('bigint', resolved, (r, a) => a.raw(r[1].actual))}, ${p.add('text', resolved, (r, a) => a.text(encodeResolution(r[1].outcome)))}) u(account_id, hold_id, state, resolved_ms, actual, outcome)
-  where h.account_id = u.account_id and h.hold_id = u.hold_id and h.account_id ${inLocked})`)
+  where h.account_id = u.account_id and h.hold_id = u.hold_id and ${inLocked})`)
   }
   const denied = listsOf(changes, (change) => change.denials)
   if (denied.length > 0) {
@@ -188,7 +189,7 @@ function writeStatement(changes: readonly AccountChange[]): { text: string; valu
     parts.push(`denied as (
   insert into denials (account_id, denial_id, agent_id, model, estimate_nanousd, reason, denied_ms)
   select * from unnest(${p.add('uuid', denied, (r, a) => a.raw(r[0]))}, ${p.add('uuid', denied, (r, a) => a.raw(r[1].id))}, ${p.add('text', denied, (r, a) => a.text(r[1].agentId))}, ${p.add('text', denied, (r, a) => a.text(r[1].model))}, ${p.add('bigint', denied, (r, a) => a.raw(r[1].estimate))}, ${p.add('text', denied, (r, a) => a.raw(r[1].reason))}, ${p.add('bigint', denied, (r, a) => a.raw(r[1].atMs))}) u(account_id)
-  where u.account_id ${inLocked} on conflict do nothing)`)
+  where ${inLocked} on conflict do nothing)`)
   }
   const entries = listsOf(changes, (change) => change.ledger)
   if (entries.length > 0) {
@@ -196,7 +197,7 @@ function writeStatement(changes: readonly AccountChange[]): { text: string; valu
     parts.push(`entries as (
   insert into ledger (account_id, entry_id, kind, agent_id, hold_id, ops_delta, amount_nanousd, detail, at_ms)
   select * from unnest(${p.add('uuid', entries, (r, a) => a.raw(r[0]))}, ${p.add('uuid', entries, (r, a) => a.raw(r[1].id))}, ${p.add('text', entries, (r, a) => a.raw(r[1].kind))}, ${p.add('text', entries, (r, a) => a.text(r[1].agentId))}, ${p.add('uuid', entries, (r, a) => a.raw(r[1].holdId))}, ${p.add('bigint', entries, (r, a) => a.raw(r[1].ops))}, ${p.add('bigint', entries, (r, a) => a.raw(r[1].amount))}, ${p.add('text', entries, (r, a) => a.text(r[1].detail))}, ${p.add('bigint', entries, (r, a) => a.raw(r[1].atMs))}) u(account_id)
-  where u.account_id ${inLocked})`)
+  where ${inLocked})`)
   }
   return { text: `${parts.join(',\n')}\nselect account_id from locked`, values: p.values() }
 }
@@ -301,7 +302,7 @@ export async function readEnvelopes(
   const rows = await query(
     lane,
     `select e.agent_id, a.clock_ms, ${ENVELOPE_COLUMNS} from envelopes e join accounts a on a.account_id = e.account_id
-     where e.account_id = $1 ${agentId === null ? '' : 'and e.agent_id = $2'} and coalesce(${LIMITS}) is not null order by e.agent_id`,
+     where e.account_id = $1 ${agentId === null ? '' : 'and e.agent_id = $2'} and coalesce(${LIMITS}) is not null order by e.agent_id collate "C"`,
     agentId === null ? [accountId] : [accountId, agentId],
   )
   return rows.map((row) => ({

@@ -9,19 +9,23 @@ export type BatcherOptions = {
   readonly maxQueue: number
 }
 
+/** The answer to an item that has to be run again: it goes to the head of the queue, before those that came later. */
+export const AGAIN = Symbol('again')
+export type BatchResult<R> = PromiseSettledResult<R> | typeof AGAIN
+
 /**
  * Runs at most one batch at a time. An item that finds it idle goes at once; those that arrive meanwhile wait and go together in
  * the next run. No timers: load makes the batches.
  */
 export class Batcher<T, R> {
-  readonly #run: (items: T[]) => Promise<PromiseSettledResult<R>[]>
+  readonly #run: (items: T[]) => Promise<BatchResult<R>[]>
   readonly #options: BatcherOptions
   #queue: Waiting<T, R>[] = []
   #busy = false
   #idle: (() => void)[] = []
 
   /** @param run answers its items in order; a run that throws fails all of them */
-  constructor(run: (items: T[]) => Promise<PromiseSettledResult<R>[]>, options: BatcherOptions) {
+  constructor(run: (items: T[]) => Promise<BatchResult<R>[]>, options: BatcherOptions) {
     this.#run = run
     this.#options = options
   }
@@ -57,11 +61,14 @@ export class Batcher<T, R> {
       this.#queue = batch === this.#queue ? [] : this.#queue.slice(this.#options.maxBatch)
       try {
         const results = await this.#run(batch.map((waiting) => waiting.item))
+        const again: Waiting<T, R>[] = []
         for (const [index, waiting] of batch.entries()) {
           const result = results[index]
-          if (result?.status === 'fulfilled') waiting.resolve(result.value)
+          if (result === AGAIN) again.push(waiting)
+          else if (result?.status === 'fulfilled') waiting.resolve(result.value)
           else waiting.reject(result?.reason ?? new Error('the batch left an item unanswered'))
         }
+        if (again.length > 0) this.#queue = [...again, ...this.#queue]
       } catch (error) {
         for (const waiting of batch) waiting.reject(error)
       }

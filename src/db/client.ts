@@ -1,8 +1,8 @@
 import { EventEmitter } from 'node:events'
-import { setTimeout as sleep } from 'node:timers/promises'
 import { drizzle, type PostgresJsDatabase } from 'drizzle-orm/postgres-js'
 import postgres from 'postgres'
 import { startPglite } from './pglite.ts'
+import { createRenewedPool } from './pool.ts'
 
 /** Types beyond the driver's own. Arrays of bigint or boolean must name theirs: `sql.types.bigintArray([1n])` (the driver takes the first item's). */
 export type SqlTypes = {
@@ -66,7 +66,6 @@ const CLOSE_TIMEOUT_SECONDS = 5
 const STATEMENT_TIMEOUT_MS = 10_000
 const LOCK_TIMEOUT_MS = 5_000
 const IDLE_IN_TRANSACTION_TIMEOUT_MS = 10_000
-const REVIVE_INTERVAL_MS = 100
 const RETRY_SECONDS = { first: 0.05, most: 0.5 }
 /** protocol_violation: how PgBouncer refuses a startup parameter it does not know. */
 const CODE_PROTOCOL_VIOLATION = '08P01'
@@ -108,31 +107,38 @@ function connectPostgres(url: string, prepare: boolean, options: DatabaseOptions
     statement_timeout: STATEMENT_TIMEOUT_MS,
     lock_timeout: LOCK_TIMEOUT_MS,
     idle_in_transaction_session_timeout: IDLE_IN_TRANSACTION_TIMEOUT_MS,
+    // Every lookup is by key. A plan made while the tables were small must not scan them when they have grown.
+    enable_seqscan: 'off',
   }
-  const client = (max: number): Sql => {
-    const sql: Sql = postgres(url, {
+  const client = (max: number, onclose?: () => void): Sql =>
+    postgres(url, {
       ...commonOptions(),
       max,
       prepare,
-      onclose: onceAtATime(() => reviveConnections(sql, max)),
+      ...(onclose && { onclose }),
       connect_timeout: CONNECT_TIMEOUT_SECONDS,
       backoff: (attempt) => Math.min(RETRY_SECONDS.first * 2 ** attempt, RETRY_SECONDS.most),
       connection: { application_name: 'gvnr', ...(prepare ? timeouts : {}) },
     })
+  const pool = createRenewedPool((onClose) => {
+    const sql = client(options.poolSize ?? POOL_SIZE, onClose)
+    createOrm(sql) // for what it changes in the client
     return sql
-  }
-  const sql = client(options.poolSize ?? POOL_SIZE)
-  const laneSql = client(options.laneConnections ?? LANE_CONNECTIONS)
+  })
+  const lanes = createRenewedPool((onClose) => client(options.laneConnections ?? LANE_CONNECTIONS, onClose))
+  // Subscriptions end with the client they were made on, which opens their connection again by itself.
+  const listener = client(1)
+  const { sql } = pool
   const close = async () => {
-    await Promise.all([sql, laneSql].map((one) => one.end({ timeout: CLOSE_TIMEOUT_SECONDS })))
+    await Promise.all([pool, lanes, listener].map((one) => one.end({ timeout: CLOSE_TIMEOUT_SECONDS })))
   }
   return {
     kind: 'postgres',
     sql,
-    laneSql,
+    laneSql: lanes.sql,
     prepare,
     orm: createOrm(sql),
-    listen: prepare ? listenOn(sql, log) : listenNowhere(log),
+    listen: prepare ? listenOn(listener, log) : listenNowhere(log),
     notify: async (channel, payload) => {
       await sql.unsafe('select pg_notify($1, $2)', [channel, payload], { prepare })
     },
@@ -189,20 +195,6 @@ async function openPglite(dataDir: string, log: Log): Promise<Database> {
   } catch (error) {
     await database.close()
     throw error
-  }
-}
-
-/**
- * After a loss, opens the pool's connections again and gives each a harmless first statement: postgres.js 3.4.9 keeps the FATAL message that ended a
- * connection and reports it, however much later, to the first statement of the next connection in the same place.
- */
-async function reviveConnections(sql: Sql, max: number): Promise<void> {
-  for (;;) {
-    await sleep(REVIVE_INTERVAL_MS, undefined, { ref: false })
-    // Sent together, each takes a connection of its own: the idle ones first, then the closed ones.
-    const pings = await Promise.allSettled(Array.from({ length: max }, () => ping(sql)))
-    const failures = pings.filter((result) => result.status === 'rejected')
-    if (failures.length === 0 || failures.some(({ reason }) => reason?.code === 'CONNECTION_ENDED')) return
   }
 }
 
@@ -306,18 +298,6 @@ function readUrl(url: string): { url: string; prepare: boolean } {
   for (const name of ['pgbouncer', 'prepare', 'channel_binding']) parameters.delete(name)
   const rest = parameters.toString()
   return { url: rest === '' ? base : `${base}?${rest}`, prepare }
-}
-
-/** Calls that come while one is under way are part of it. */
-function onceAtATime(run: () => Promise<void>): () => void {
-  let isRunning = false
-  return () => {
-    if (isRunning) return
-    isRunning = true
-    void run().finally(() => {
-      isRunning = false
-    })
-  }
 }
 
 function onceOnly(run: () => Promise<void>): () => Promise<void> {

@@ -4,12 +4,13 @@ import { LRUCache } from 'lru-cache'
 import type { Catalogue } from '../prices/catalogue.ts'
 import { DEFAULT_PRICE, PINNED_PRICES } from '../prices/pinned.ts'
 import { Docs } from './docs.tsx'
-import { FAVICON } from './governor.tsx'
+import { favicon } from './governor.tsx'
 import { Home, type HomeContent } from './home.tsx'
 import type { Site } from './layout.tsx'
 import { NotFound } from './not-found.tsx'
 import type { ApiDocument } from './reference.ts'
 import { stylesheet } from './stylesheet.ts'
+import { renderSynchronously } from './synchronous.tsx'
 
 export type PageDeps<C> = {
   readonly catalogue: Catalogue
@@ -39,6 +40,8 @@ export const siteAt = (origin: string, version: string): Site => ({ origin, vers
 
 /** Adds the pages for people, and the 404 page for every address that nothing else answers. */
 export function mountPages<E extends Env>(app: Hono<E>, deps: PageDeps<Context<E>>, options: PageOptions): void {
+  renderSynchronously()
+  const icon = favicon()
   const content: HomeContent = {
     prices: pinnedPrices(deps.catalogue),
     unknown: { input: DEFAULT_PRICE.input_usd_per_mtok, output: DEFAULT_PRICE.output_usd_per_mtok },
@@ -71,7 +74,7 @@ export function mountPages<E extends Env>(app: Hono<E>, deps: PageDeps<Context<E
   )
   app.get(STYLESHEET_PATH, (c) => file(c, stylesheet, 'text/css; charset=utf-8', 'public, max-age=31536000, immutable'))
   for (const path of ['/favicon.svg', '/favicon.ico']) {
-    app.get(path, (c) => file(c, FAVICON, 'image/svg+xml', 'public, max-age=86400'))
+    app.get(path, (c) => file(c, icon, 'image/svg+xml', 'public, max-age=86400'))
   }
   app.notFound(page('not found', 404, (site) => <NotFound site={site} />))
 }

@@ -4,7 +4,7 @@ import { DomainError, type ErrorCode } from '../core/errors.ts'
 import type { Log } from '../core/log.ts'
 import { type Access, type Execute, type Operation, SCOPES } from '../core/operation.ts'
 import type { Authenticator } from './auth.ts'
-import { clientAddress, errorResponse, type HttpContext, type HttpEnv, readJson, requestIdOf } from './http.ts'
+import { clientAddress, errorResponse, type HttpContext, type HttpEnv, headerOf, readJson, requestIdOf } from './http.ts'
 import { createPlainAnswers, readPlainCall } from './mcp-fast-lane.ts'
 import { corsHeaders, createGate, type GateOptions, preflightHeaders } from './mcp-gate.ts'
 import { McpResources } from './mcp-resources.ts'
@@ -49,7 +49,7 @@ export function mountMcp<D>(app: Hono<HttpEnv>, deps: McpDeps<D>, options: McpOp
   const plainAnswer = createPlainAnswers(info)
 
   const answer = async (c: HttpContext, message: unknown, call: McpCall, cors: Headers): Promise<Response> => {
-    const plain = readPlainCall(message, (name) => c.req.header(name), isTool)
+    const plain = readPlainCall(message, (name) => headerOf(c, name), isTool)
     const outcome = plain && (await tools.call(plain.name, plain.arguments, call))
     if (plain && outcome) return respond(200, plainAnswer(plain, outcome), call.requestId, cors)
     return finished(await backend.answer(sdkRequest(c), message, call), call.requestId, cors)
@@ -57,8 +57,8 @@ export function mountMcp<D>(app: Hono<HttpEnv>, deps: McpDeps<D>, options: McpOp
 
   app.all('/mcp', async (c) => {
     const id = requestIdOf(c)
-    const origin = c.req.header('origin')
-    const refused = gate.refusal(c.req.header('host') ?? new URL(c.req.url).host, origin)
+    const origin = headerOf(c, 'origin')
+    const refused = gate.refusal(headerOf(c, 'host') ?? new URL(c.req.url).host, origin)
     if (refused) return rpcFailure(refused, id)
     if (c.req.method === 'OPTIONS') return new Response(null, { status: 204, headers: preflightHeaders(origin) })
     const cors = corsHeaders(origin)
@@ -66,7 +66,7 @@ export function mountMcp<D>(app: Hono<HttpEnv>, deps: McpDeps<D>, options: McpOp
 
     let call: McpCall
     try {
-      const authenticating = auth.authenticate(ANY_KEY, { header: (name) => c.req.header(name), url: c.req.url })
+      const authenticating = auth.authenticate(ANY_KEY, { header: (name) => headerOf(c, name), url: c.req.url })
       const { caller, bearer } = authenticating instanceof Promise ? await authenticating : authenticating
       call = { caller, bearer, ip: clientAddress(c, options.trustedProxies), requestId: id }
     } catch (error) {
@@ -77,7 +77,8 @@ export function mountMcp<D>(app: Hono<HttpEnv>, deps: McpDeps<D>, options: McpOp
     try {
       const message = await readMessage(c, options.bodyLimit_bytes)
       const response = await answer(c, message, call, cors)
-      log.debug({ request_id: id, method: 'POST', path: '/mcp', rpc: methodOf(message), status: response.status }, 'request')
+      if (log.isLevelEnabled('debug'))
+        log.debug({ request_id: id, method: 'POST', path: '/mcp', rpc: methodOf(message), status: response.status }, 'request')
       return response
     } catch (error) {
       if (!(error instanceof DomainError)) log.error({ err: error, request_id: id }, 'unexpected failure')
@@ -96,7 +97,7 @@ const METHOD_NOT_ALLOWED = new DomainError('method_not_allowed', {
 
 /** @throws DomainError `unsupported_media_type`, `payload_too_large`, `invalid_json`, `invalid_params` (not one message) */
 async function readMessage(c: HttpContext, limit_bytes: number): Promise<unknown> {
-  if (!isJsonContentType(c.req.header('content-type') ?? null)) throw new DomainError('unsupported_media_type')
+  if (!isJsonContentType(headerOf(c, 'content-type') ?? null)) throw new DomainError('unsupported_media_type')
   const message = await readJson(c, limit_bytes).catch((error: unknown) => {
     throw error instanceof DomainError && error.code === 'invalid_json' ? NOT_JSON : error
   })
@@ -120,7 +121,7 @@ function sdkRequest(c: HttpContext): Request {
     accept: 'application/json, text/event-stream',
   }
   for (const name of ['mcp-protocol-version', 'mcp-method', 'mcp-name']) {
-    const value = c.req.header(name)
+    const value = headerOf(c, name)
     if (value !== undefined) headers[name] = value
   }
   return new Request('http://localhost/mcp', { method: 'POST', headers })

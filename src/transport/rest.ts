@@ -8,6 +8,7 @@ import {
   errorResponse,
   type HttpContext,
   type HttpEnv,
+  headerOf,
   jsonResponse,
   loggedPath,
   readJson,
@@ -52,7 +53,7 @@ function handlerOf<D>(operation: Operation<D>, { execute, auth, log }: RestDeps<
   return async (c: HttpContext): Promise<Response> => {
     const id = requestIdOf(c)
     try {
-      const authenticating = auth.authenticate(operation.access, { header: (name) => c.req.header(name), url: c.req.url })
+      const authenticating = auth.authenticate(operation.access, { header: (name) => headerOf(c, name), url: c.req.url })
       const { caller, bearer } = authenticating instanceof Promise ? await authenticating : authenticating
       const body = mutates(operation) ? await readJson(c, options.bodyLimit_bytes) : queryOf(c)
       const input = hasParameters && isObject(body) ? { ...body, ...c.req.param() } : body
@@ -62,7 +63,7 @@ function handlerOf<D>(operation: Operation<D>, { execute, auth, log }: RestDeps<
           caller,
           bearer,
           ip: clientAddress(c, options.trustedProxies),
-          idempotencyKey: mutates(operation) ? c.req.header('idempotency-key') : undefined,
+          idempotencyKey: mutates(operation) ? headerOf(c, 'idempotency-key') : undefined,
         },
         input,
       )
