@@ -8,6 +8,7 @@ import { AccountService } from './accounts/service.ts'
 import { ApprovalService } from './approvals/service.ts'
 import { approvalDecisions } from './approvals/store.ts'
 import { DecisionWaiters } from './approvals/waiters.ts'
+import { creditedJson } from './billing/credits.ts'
 import { paidOperations, topupVerify } from './billing/operations.ts'
 import { BillingService } from './billing/service.ts'
 import { billingSettings } from './billing-settings.ts'
@@ -97,7 +98,18 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     { trialOps: config.SIGNUP_TRIAL_OPS },
   )
   const billing = new BillingService(
-    { ...deps, quota: budgets, accountExists: (accountId) => accounts.exists(accountId) },
+    {
+      ...deps,
+      quota: budgets,
+      accountExists: (accountId) => accounts.exists(accountId),
+      async announce(event) {
+        const { accountId, creditId } = event.credit
+        if (event.kind !== 'credited' || accountId === null) return
+        const stream = `topup:${creditId}`
+        const atMs = deps.clock.now()
+        await notifications.publish({ accountId, id: event.id, name: 'topup.credited', stream, atMs, data: creditedJson(event) })
+      },
+    },
     billingSettings(config),
   )
   if (billing.isConfigured && config.X402_NETWORK === 'eip155:8453' && isTestFacilitator(config))
