@@ -46,11 +46,11 @@ CREATE TABLE "outbox" (
 	"state" smallint NOT NULL,
 	"attempts" integer NOT NULL,
 	"at_ms" bigint NOT NULL,
-	"due_ms" bigint NOT NULL,
+	"due_ms" bigint,
 	"expires_ms" bigint,
 	"finished_ms" bigint,
 	"outcome" text,
-	CONSTRAINT "outbox_account_id_endpoint_id_event_id_pk" PRIMARY KEY("account_id","endpoint_id","event_id")
+	CONSTRAINT "outbox_account_id_event_id_endpoint_id_pk" PRIMARY KEY("account_id","event_id","endpoint_id")
 );
 --> statement-breakpoint
 ALTER TABLE "accounts" ADD COLUMN "event_mask" integer DEFAULT 0 NOT NULL;--> statement-breakpoint
@@ -61,7 +61,7 @@ ALTER TABLE "envelopes" ADD COLUMN "extra_monthly_nanousd" bigint;--> statement-
 ALTER TABLE "envelopes" ADD COLUMN "extra_session_nanousd" bigint;--> statement-breakpoint
 ALTER TABLE "envelopes" ADD COLUMN "extra_clock_ms" bigint;--> statement-breakpoint
 CREATE INDEX "approvals_pending" ON "approvals" USING btree ("expires_ms") WHERE "approvals"."decision" is null;--> statement-breakpoint
-CREATE INDEX "outbox_due" ON "outbox" USING btree ("due_ms") WHERE "outbox"."state" = 0;--> statement-breakpoint
+CREATE INDEX "outbox_due" ON "outbox" USING btree ("due_ms") WHERE "outbox"."state" = 0 and "outbox"."due_ms" is not null;--> statement-breakpoint
 CREATE INDEX "outbox_stream" ON "outbox" USING btree ("account_id","endpoint_id","stream","at_ms","event_id") WHERE "outbox"."state" = 0;--> statement-breakpoint
 CREATE UNIQUE INDEX "outbox_dedup" ON "outbox" USING btree ("account_id","endpoint_id","dedup_key") WHERE "outbox"."dedup_key" is not null;--> statement-breakpoint
 CREATE INDEX "outbox_finished" ON "outbox" USING btree ("finished_ms") WHERE "outbox"."finished_ms" is not null;

@@ -3,18 +3,21 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { Hono } from 'hono'
 import { z } from 'zod'
 import { KeyResolver } from './accounts/keys.ts'
+import { createAccount } from './accounts/operations.ts'
 import { AccountService } from './accounts/service.ts'
 import { ApprovalService } from './approvals/service.ts'
 import { approvalDecisions } from './approvals/store.ts'
 import { DecisionWaiters } from './approvals/waiters.ts'
-import { paidOperations } from './billing/operations.ts'
-import { BillingService, type BillingSettings, type FacilitatorSettings } from './billing/service.ts'
+import { creditedJson } from './billing/credits.ts'
+import { paidOperations, topupVerify } from './billing/operations.ts'
+import { BillingService } from './billing/service.ts'
+import { billingSettings } from './billing-settings.ts'
 import { DecisionEngine } from './budgets/engine.ts'
 import { BudgetService } from './budgets/service.ts'
 import { type Config, ConfigError } from './config.ts'
 import type { Clock } from './core/clock.ts'
 import type { Log } from './core/log.ts'
-import { createExecutor, type Execute } from './core/operation.ts'
+import { type Caller, createExecutor, type Execute } from './core/operation.ts'
 import type { Database } from './db/client.ts'
 import { IdempotencyService } from './idempotency/service.ts'
 import { DecisionEvents } from './notifications/decisions.ts'
@@ -25,12 +28,14 @@ import { NotificationService } from './notifications/service.ts'
 import { OutboxWorker, type WorkerOptions } from './notifications/worker.ts'
 import { type OperationDeps, operations } from './operations.ts'
 import { mountApprovalPage } from './pages/approve-routes.tsx'
-import { mountPages } from './pages/mount.tsx'
+import { mountPages, siteAt } from './pages/mount.tsx'
+import { mountPay } from './pages/pay-routes.tsx'
+import { payScript } from './pages/pay-script.ts'
 import { type Catalogue, createCatalogue, operatorPricesSchema } from './prices/catalogue.ts'
 import { RateService } from './rate/service.ts'
 import { Authenticator } from './transport/auth.ts'
 import { mountDiscovery, originOf } from './transport/discovery.ts'
-import { errorResponse, type HttpContext, type HttpEnv, requestIdOf } from './transport/http.ts'
+import { clientAddress, errorResponse, type HttpContext, type HttpEnv, requestIdOf } from './transport/http.ts'
 import { mountMcp } from './transport/mcp.ts'
 import { openApiDocument } from './transport/openapi.ts'
 import { mountRest } from './transport/rest.ts'
@@ -93,9 +98,24 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     { trialOps: config.SIGNUP_TRIAL_OPS },
   )
   const billing = new BillingService(
-    { ...deps, quota: budgets, accountExists: (accountId) => accounts.exists(accountId) },
+    {
+      ...deps,
+      quota: budgets,
+      accountExists: (accountId) => accounts.exists(accountId),
+      async announce(event) {
+        const { accountId, creditId } = event.credit
+        if (event.kind !== 'credited' || accountId === null) return
+        const stream = `topup:${creditId}`
+        const atMs = deps.clock.now()
+        await notifications.publish({ accountId, id: event.id, name: 'topup.credited', stream, atMs, data: creditedJson(event) })
+      },
+    },
     billingSettings(config),
   )
+  if (billing.isConfigured && config.X402_NETWORK === 'eip155:8453' && isTestFacilitator(config))
+    log.warn(
+      'x402 payments will fail: https://x402.org/facilitator settles on the test network only. Set CDP keys or FACILITATOR_PRIVATE_KEY',
+    )
   const rates = new RateService({ ...deps, onExceeded: (share) => notifications.rateExceeded(share) }, QUEUE)
   const idempotency = new IdempotencyService(deps, QUEUE)
   const waiters = new DecisionWaiters(deps)
@@ -138,6 +158,21 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
   )
   const document = openApiDocument(operations, { version: VERSION })
   mountDiscovery(app, { operations, document, ping: deps.database.ping, log }, { version: VERSION, origin })
+  const callFrom = (c: HttpContext, caller: Caller) => ({ caller, ip: clientAddress(c, config.TRUST_PROXY) })
+  mountPay(
+    app,
+    {
+      billing,
+      callerOf: async (key) => keys.resolve(key),
+      balanceOf: async (accountId) => Number((await accounts.get(accountId)).ops),
+      createAccount: async (c) => String((await execute(createAccount, callFrom(c, { kind: 'public' }), {})).body.api_key),
+      claim: async (c, caller, input) => {
+        const { body } = await execute(topupVerify, callFrom(c, caller), input)
+        return { credited_ops: Number(body.credited_ops), already: body.already_credited === true }
+      },
+    },
+    { siteOf: (c) => siteAt(origin(c), VERSION), requestId: requestIdOf, script: payScript },
+  )
   mountPages(
     app,
     { catalogue, document, origin, requestId: requestIdOf },
@@ -199,26 +234,9 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
   }
 }
 
-function billingSettings(config: Config): BillingSettings {
-  return {
-    networkId: config.X402_NETWORK,
-    payTo: (config.PAYTO_ADDRESS ?? null) as BillingSettings['payTo'],
-    depositXpub: config.DEPOSIT_XPUB ?? null,
-    usdc: (config.USDC_ADDRESS ?? null) as BillingSettings['usdc'],
-    rpcUrls: [config.BASE_RPC_URL, config.BASE_RPC_FALLBACK_URL].filter((url) => url !== undefined),
-    facilitator: facilitatorSettings(config),
-    minConfirmations: config.MIN_CONFIRMATIONS,
-    publicUrl: config.PUBLIC_URL ?? null,
-  }
-}
-
-/** The nearest one that is set: our own, Coinbase's, else the one at the URL. */
-function facilitatorSettings(config: Config): FacilitatorSettings {
-  const { CDP_API_KEY_ID: id, CDP_API_KEY_SECRET: secret } = config
-  if (config.FACILITATOR_PRIVATE_KEY !== undefined)
-    return { kind: 'own', privateKey: config.FACILITATOR_PRIVATE_KEY as `0x${string}` }
-  if (id !== undefined && secret !== undefined) return { kind: 'cdp', key: { id, secret } }
-  return { kind: 'url', url: config.X402_FACILITATOR_URL }
+const isTestFacilitator = (config: Config): boolean => {
+  const { facilitator } = billingSettings(config)
+  return facilitator.kind === 'url' && new URL(facilitator.url).host === 'x402.org'
 }
 
 /** The domain of a mail address, with or without a name before it; for message ids. */

@@ -23,6 +23,16 @@ export type Quota = {
 export type PaymentEvent = { readonly id: string; readonly kind: 'credited' | 'reversed'; readonly credit: CreditRow }
 export type Announce = (event: PaymentEvent) => Promise<void>
 
+/** What a webhook is told of a credited payment; the names are those of a receipt. `ops`: what it brought, less the debt it paid. */
+export const creditedJson = ({ credit }: PaymentEvent) => ({
+  topup_id: credit.creditId,
+  source: credit.source,
+  amount_usd: usdFromUnits(credit.amountUnits),
+  ops: Number(credit.ops - credit.debtPaidOps),
+  payer: credit.payer,
+  tx_hash: credit.txHash,
+})
+
 const UNFINISHED_PER_PASS = 200
 
 /**

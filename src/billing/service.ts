@@ -209,11 +209,20 @@ export class BillingService {
   }
 }
 
-function partsOf(deps: BillingDeps, settings: BillingSettings): Parts {
-  const { database, clock, log, quota } = deps
+/** The chain that the settings name, and the nodes it is read through. */
+export function openChain(settings: Pick<BillingSettings, 'networkId' | 'rpcUrls' | 'usdc'>): {
+  chain: Chain
+  rpcUrls: readonly string[]
+} {
   const network = NETWORKS[settings.networkId]
   const rpcUrls = settings.rpcUrls.length > 0 ? settings.rpcUrls : [network.publicRpc]
-  const chain = new Chain(network, { rpcUrls, usdc: settings.usdc ?? network.usdc })
+  return { chain: new Chain(network, { rpcUrls, usdc: settings.usdc ?? network.usdc }), rpcUrls }
+}
+
+function partsOf(deps: BillingDeps, settings: BillingSettings): Parts {
+  const { database, clock, log, quota } = deps
+  const { chain, rpcUrls } = openChain(settings)
+  const { network } = chain
   const { chainId } = network
   const shared = settings.payTo === null ? null : (settings.payTo.toLowerCase() as Address)
   const deposits = settings.depositXpub === null ? null : new DepositAddresses(settings.depositXpub)

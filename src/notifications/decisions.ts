@@ -28,6 +28,7 @@ export class DecisionEvents implements Companion {
   part(changes: readonly AccountChange[], p: Parameters): CompanionPart | null {
     let events: DomainEvent[] | undefined
     const told: { accountId: string; kind: string; atMs: number }[] = []
+    const inBatch = new Set<string>()
     for (const change of changes) {
       const wanted = change.account.events ?? 0
       if (wanted === 0) continue
@@ -36,7 +37,8 @@ export class DecisionEvents implements Companion {
       if ((wanted & DENIED) !== 0) {
         for (const denial of change.denials) {
           const kind = `${denial.agentId}\n${denial.model}\n${denial.reason}`
-          if (!this.#denials.isNew(accountId, kind, denial.atMs)) continue
+          if (inBatch.has(`${accountId}\n${kind}`) || !this.#denials.isNew(accountId, kind, denial.atMs)) continue
+          inBatch.add(`${accountId}\n${kind}`)
           told.push({ accountId, kind, atMs: denial.atMs })
           events.push(denialEvent(accountId, denial))
         }

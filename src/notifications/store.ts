@@ -12,6 +12,19 @@ export type EndpointChange = Partial<
 >
 export type Role = Endpoint['role']
 
+/**
+ * Of messages that are looked up by key. Written so that no partial index fits: on a table that has just filled the planner has no
+ * statistics and would read the whole queue to find a handful.
+ */
+const STILL_QUEUED = `o.state + 0 = ${MESSAGE_STATE.queued}`
+/**
+ * A condition that is always true and makes the commit of its statement not wait for the disk. What a crash then forgets of claims and
+ * attempts is sent once more, which at-least-once allows; the decisions' commits keep the disk to themselves.
+ */
+const UNHURRIED = `(select set_config('synchronous_commit', 'off', true)) is not null`
+/** Due messages that a claim chooses from. */
+const MAX_LOOKED_AT = 500
+
 /** `null` as endpoint: the account's notification address. */
 export type Message = {
   readonly accountId: string
@@ -32,7 +45,7 @@ export type Delivery = {
   readonly state: keyof typeof MESSAGE_STATE
   readonly attempts: number
   readonly atMs: number
-  readonly dueMs: number
+  readonly dueMs: number | null
   readonly finishedMs: number | null
   readonly outcome: string | null
 }
@@ -40,20 +53,29 @@ export type Delivery = {
 /** The endpoint id that stands for the account's notification address. */
 export const EMAIL_ENDPOINT = '00000000-0000-0000-0000-000000000000'
 
+/** True for a message behind another one of its stream, given as alias of (account_id, endpoint_id, stream). */
+const isBehind = (alias: string): string =>
+  `exists (select 1 from outbox q where q.account_id = ${alias}.account_id and q.endpoint_id = ${alias}.endpoint_id and q.stream = ${alias}.stream and q.state = ${MESSAGE_STATE.queued})`
+
 /**
  * The text of `insert into outbox …` that copies each event to every webhook that wants it. In a statement that already has a CTE
  * `locked (account_id)`, only for those accounts.
  */
 export function fanOutSql(p: Parameters, events: readonly DomainEvent[], onlyLocked: boolean): string {
   return `insert into outbox (account_id, endpoint_id, event_id, event, stream, dedup_key, body, link, state, attempts, at_ms, due_ms, expires_ms)
-  select u.account_id, w.endpoint_id, u.event_id, u.event, u.stream, u.dedup_key || coalesce(':' || x.threshold, ''),
-    case when x.threshold is null then u.body else (u.body::jsonb || jsonb_build_object('threshold_percent', x.threshold))::text end,
-    u.link, ${MESSAGE_STATE.queued}, 0, u.at_ms, u.at_ms, u.expires_ms
-  from unnest(${p.add('uuid', events, (e, a) => a.raw(e.accountId))}, ${p.add('uuid', events, (e, a) => a.raw(e.id))}, ${p.add('text', events, (e, a) => a.raw(e.name))}, ${p.add('integer', events, (e, a) => a.raw(eventBit(e.name)))}, ${p.add('text', events, (e, a) => a.text(e.stream))}, ${p.add('text', events, (e, a) => a.text(e.dedupKey ?? null))}, ${p.add('text', events, (e, a) => a.text(JSON.stringify(e.data)))}, ${p.add('text', events, (e, a) => a.text(e.link ?? null))}, ${p.add('bigint', events, (e, a) => a.raw(e.atMs))}, ${p.add('bigint', events, (e, a) => a.raw(e.expiresMs ?? null))}, ${p.add('integer', events, (e, a) => a.raw(e.percent?.from ?? null))}, ${p.add('integer', events, (e, a) => a.raw(e.percent?.to ?? null))})
-    u(account_id, event_id, event, bit, stream, dedup_key, body, link, at_ms, expires_ms, low, high)
-  join endpoints w on w.account_id = u.account_id and w.enabled and (w.event_mask & u.bit) <> 0
-  left join lateral (select max(t) as threshold from unnest(w.thresholds) t where t > u.low and t <= u.high) x on true
-  where (u.low is null or x.threshold is not null)${onlyLocked ? ` and ${IN_LOCKED}` : ''}
+  select m.account_id, m.endpoint_id, m.event_id, m.event, m.stream, m.full_key,
+    case when m.threshold is null then m.body else (m.body::jsonb || jsonb_build_object('threshold_percent', m.threshold))::text end,
+    m.link, ${MESSAGE_STATE.queued}, 0, m.at_ms, case when m.place = 1 and not ${isBehind('m')} then m.at_ms end, m.expires_ms
+  from (
+    select n.*, row_number() over (partition by n.account_id, n.endpoint_id, n.stream order by n.at_ms, n.event_id) as place from (
+    select u.*, w.endpoint_id, x.threshold, u.dedup_key || coalesce(':' || x.threshold, '') as full_key
+    from unnest(${p.add('uuid', events, (e, a) => a.raw(e.accountId))}, ${p.add('uuid', events, (e, a) => a.raw(e.id))}, ${p.add('text', events, (e, a) => a.raw(e.name))}, ${p.add('integer', events, (e, a) => a.raw(eventBit(e.name)))}, ${p.add('text', events, (e, a) => a.text(e.stream))}, ${p.add('text', events, (e, a) => a.text(e.dedupKey ?? null))}, ${p.add('text', events, (e, a) => a.text(JSON.stringify(e.data)))}, ${p.add('text', events, (e, a) => a.text(e.link ?? null))}, ${p.add('bigint', events, (e, a) => a.raw(e.atMs))}, ${p.add('bigint', events, (e, a) => a.raw(e.expiresMs ?? null))}, ${p.add('integer', events, (e, a) => a.raw(e.percent?.from ?? null))}, ${p.add('integer', events, (e, a) => a.raw(e.percent?.to ?? null))})
+      u(account_id, event_id, event, bit, stream, dedup_key, body, link, at_ms, expires_ms, low, high)
+    join endpoints w on w.account_id = u.account_id and w.enabled and (w.event_mask & u.bit) <> 0
+    left join lateral (select max(t) as threshold from unnest(w.thresholds) t where t > u.low and t <= u.high) x on true
+    where (u.low is null or x.threshold is not null)${onlyLocked ? ` and ${IN_LOCKED}` : ''}) n
+    where n.full_key is null or not exists (
+      select 1 from outbox d where d.account_id = n.account_id and d.endpoint_id = n.endpoint_id and d.dedup_key = n.full_key)) m
   on conflict do nothing`
 }
 
@@ -77,8 +99,8 @@ export async function insertMessages(
   const rest = [event.link ?? null, String(event.atMs), event.expiresMs === undefined ? null : String(event.expiresMs)]
   await runner.unsafe(
     `insert into outbox (account_id, endpoint_id, event_id, event, stream, dedup_key, body, link, state, attempts, at_ms, due_ms, expires_ms)
-     select $2::uuid, u.endpoint_id, $3::uuid, $4, $5, $6, $7, $8, ${MESSAGE_STATE.queued}, 0, $9::bigint, $9::bigint, $10::bigint
-     from unnest(${ids}) u(endpoint_id)
+     select $2::uuid, u.endpoint_id, $3::uuid, $4, $5, $6, $7, $8, ${MESSAGE_STATE.queued}, 0, $9::bigint, case when not ${isBehind('u')} then $9::bigint end, $10::bigint
+     from (select e.endpoint_id, $2::uuid as account_id, $5::text as stream from unnest(${ids}) e(endpoint_id)) u
      on conflict do nothing`,
     [...p.values(), ...values, ...rest],
     { prepare },
@@ -87,23 +109,25 @@ export async function insertMessages(
 
 /**
  * Takes messages that are due, each the first unsent of its stream, and keeps other processes off them for `lease_ms`.
- * @param busy endpoints that are to be left alone for now
+ * @param options at most `limit` in all and `perEndpoint` to one; none to `busy` ones
  */
 export async function claimMessages(
   { sql: raw, prepare }: Database,
-  options: { now_ms: number; lease_ms: number; limit: number; busy: readonly string[] },
+  options: { now_ms: number; lease_ms: number; limit: number; perEndpoint: number; busy: readonly string[] },
 ): Promise<Message[]> {
   const busy = new ArrayLiteral()
   for (const id of options.busy) busy.raw(id)
   const rows = await raw.unsafe(
-    `with heads as materialized (
-       select o.account_id, o.endpoint_id, o.event_id from outbox o
-       where o.state = ${MESSAGE_STATE.queued} and o.due_ms <= $1::bigint and o.endpoint_id <> all($4::uuid[])
-         and not exists (
-           select 1 from outbox p
-           where p.account_id = o.account_id and p.endpoint_id = o.endpoint_id and p.stream = o.stream and p.state = ${MESSAGE_STATE.queued}
-             and (p.at_ms, p.event_id) < (o.at_ms, o.event_id))
-       order by o.due_ms limit $3::int for update of o skip locked),
+    `with due as (
+       select d.*, row_number() over (partition by d.endpoint_id order by d.due_ms) as place from (
+         select account_id, endpoint_id, event_id, due_ms from outbox
+         where state = ${MESSAGE_STATE.queued} and due_ms is not null and due_ms <= $1::bigint and endpoint_id <> all($4::uuid[])
+         order by due_ms limit ${MAX_LOOKED_AT}) d),
+     heads as materialized (
+       select o.account_id, o.endpoint_id, o.event_id from due d
+       join outbox o on o.account_id = d.account_id and o.endpoint_id = d.endpoint_id and o.event_id = d.event_id
+       where ${UNHURRIED} and d.place <= $5::int and ${STILL_QUEUED} and o.due_ms <= $1::bigint
+       order by d.due_ms limit $3::int for update of o skip locked),
      claimed as (
        update outbox o set due_ms = $1::bigint + $2::bigint, attempts = o.attempts + 1 from heads h
        where o.account_id = h.account_id and o.endpoint_id = h.endpoint_id and o.event_id = h.event_id
@@ -111,7 +135,7 @@ export async function claimMessages(
      select c.account_id, c.endpoint_id, c.event_id, c.event, c.body, c.link, c.attempts, c.at_ms, c.expires_ms,
        e.endpoint_id is not null as has_endpoint, e.role, e.kind, e.name, e.target, e.secret, e.event_mask, e.thresholds, e.enabled, e.created_ms, e.verified_ms
      from claimed c left join endpoints e on e.account_id = c.account_id and e.endpoint_id = c.endpoint_id`,
-    [String(options.now_ms), String(options.lease_ms), String(options.limit), busy.close()],
+    [String(options.now_ms), String(options.lease_ms), String(options.limit), busy.close(), String(options.perEndpoint)],
     { prepare },
   )
   return rows.map((row) => ({
@@ -151,7 +175,10 @@ export type Attempt = {
   readonly outcome: string
 }
 
-/** Records attempts. One whose lease ran out and that another process has claimed since is left to that process. */
+/**
+ * Records attempts, and makes the next message of a stream due where one is done with. An attempt whose lease ran out and whose message
+ * another process has claimed since is left to that process.
+ */
 export async function recordAttempts(
   { sql: raw, prepare }: Database,
   attempts: readonly Attempt[],
@@ -160,15 +187,52 @@ export async function recordAttempts(
   const p = new Parameters()
   const now = p.addOne('bigint', now_ms)
   await raw.unsafe(
-    `update outbox o set state = u.state, due_ms = u.due_ms, outcome = u.outcome,
+    `with recorded as (
+     update outbox o set state = u.state, due_ms = u.due_ms, outcome = u.outcome,
        finished_ms = case when u.state = ${MESSAGE_STATE.queued} then null else ${now} end,
        link = case when u.state = ${MESSAGE_STATE.queued} then o.link end
      from unnest(${p.add('uuid', attempts, (t, a) => a.raw(t.message.accountId))}, ${p.add('uuid', attempts, (t, a) => a.raw(t.message.endpointId))}, ${p.add('uuid', attempts, (t, a) => a.raw(t.message.eventId))}, ${p.add('integer', attempts, (t, a) => a.raw(t.message.attempts))}, ${p.add('smallint', attempts, (t, a) => a.raw(MESSAGE_STATE[t.state]))}, ${p.add('bigint', attempts, (t, a) => a.raw(t.dueMs))}, ${p.add('text', attempts, (t, a) => a.text(t.outcome))}) u(account_id, endpoint_id, event_id, attempts, state, due_ms, outcome)
      where o.account_id = u.account_id and o.endpoint_id = u.endpoint_id and o.event_id = u.event_id
-       and o.attempts = u.attempts and o.state = ${MESSAGE_STATE.queued}`,
+       and o.attempts = u.attempts and ${STILL_QUEUED} and ${UNHURRIED}
+     returning o.account_id, o.endpoint_id, o.event_id, o.stream, o.state)
+     update outbox o set due_ms = ${now} from recorded r, lateral (
+       select n.event_id from outbox n
+       where n.account_id = r.account_id and n.endpoint_id = r.endpoint_id and n.stream = r.stream
+         and n.state = ${MESSAGE_STATE.queued} and n.event_id <> r.event_id
+       order by n.at_ms, n.event_id limit 1) next
+     where r.state <> ${MESSAGE_STATE.queued} and o.account_id = r.account_id and o.endpoint_id = r.endpoint_id
+       and o.event_id = next.event_id and o.due_ms is null`,
     p.values(),
     { prepare },
   )
+}
+
+/**
+ * Makes messages due that were queued in the very moment in which the one before them was recorded as done, when neither statement could
+ * see the other. Looks at streams in which something was finished since `since_ms`.
+ */
+export async function adoptOrphans(
+  { sql: raw, prepare }: Database,
+  options: { now_ms: number; since_ms: number },
+): Promise<number> {
+  const rows = await raw.unsafe(
+    `update outbox o set due_ms = $1::bigint from (
+       select distinct account_id, endpoint_id, stream from outbox where finished_ms is not null and finished_ms >= $2::bigint) f, lateral (
+       select n.event_id, n.due_ms from outbox n
+       where n.account_id = f.account_id and n.endpoint_id = f.endpoint_id and n.stream = f.stream and n.state = ${MESSAGE_STATE.queued}
+       order by n.at_ms, n.event_id limit 1) first
+     where first.due_ms is null and o.account_id = f.account_id and o.endpoint_id = f.endpoint_id and o.event_id = first.event_id
+       and o.state = ${MESSAGE_STATE.queued} and o.due_ms is null
+     returning 1`,
+    [String(options.now_ms), String(options.since_ms)],
+    { prepare },
+  )
+  return rows.length
+}
+
+/** Tells the planner what the outbox looks like now; after it has filled, the database's own turn may be a minute away (or never come). */
+export async function analyzeOutbox({ sql: raw, prepare }: Database): Promise<void> {
+  await raw.unsafe('analyze outbox', [], { prepare })
 }
 
 /** Gives claimed messages back unsent, as if they had not been claimed. */
@@ -182,7 +246,7 @@ export async function unclaimMessages(
   await raw.unsafe(
     `update outbox o set due_ms = ${now}, attempts = o.attempts - 1
      from unnest(${p.add('uuid', messages, (m, a) => a.raw(m.accountId))}, ${p.add('uuid', messages, (m, a) => a.raw(m.endpointId))}, ${p.add('uuid', messages, (m, a) => a.raw(m.eventId))}, ${p.add('integer', messages, (m, a) => a.raw(m.attempts))}) u(account_id, endpoint_id, event_id, attempts)
-     where o.account_id = u.account_id and o.endpoint_id = u.endpoint_id and o.event_id = u.event_id and o.attempts = u.attempts and o.state = ${MESSAGE_STATE.queued}`,
+     where o.account_id = u.account_id and o.endpoint_id = u.endpoint_id and o.event_id = u.event_id and o.attempts = u.attempts and ${STILL_QUEUED} and ${UNHURRIED}`,
     p.values(),
     { prepare },
   )

@@ -3,7 +3,15 @@ import type { Clock } from '../core/clock.ts'
 import type { Log } from '../core/log.ts'
 import type { Database } from '../db/client.ts'
 import type { Delivery, Result } from './delivery.ts'
-import { type Attempt, claimMessages, type Message, recordAttempts, unclaimMessages } from './store.ts'
+import {
+  type Attempt,
+  adoptOrphans,
+  analyzeOutbox,
+  claimMessages,
+  type Message,
+  recordAttempts,
+  unclaimMessages,
+} from './store.ts'
 
 export type WorkerOptions = {
   /** Messages under way at once, in all and to one endpoint: a receiver that hangs must not hold up the others. */
@@ -13,6 +21,10 @@ export type WorkerOptions = {
   readonly lease_ms: number
   /** How often to look for what other processes queued, and for what is due again. */
   readonly poll_ms: number
+  /** Least time between two looks: under load a claim takes several messages instead of one. */
+  readonly pause_ms: number
+  /** A process busier than this (share of its time) sends little, and seldom: decisions go first, messages can wait. */
+  readonly busyUtilization: number
   /** Pauses after the first, second, … failed attempt; after the last one the message is given up as failed. */
   readonly backoff_ms: readonly number[]
 }
@@ -24,13 +36,25 @@ const HOUR = 60 * MINUTE
 /** Some 21 hours in all, as Standard Webhooks suggests. */
 export const WORKER_DEFAULTS: WorkerOptions = {
   concurrency: 32,
-  perEndpoint: 4,
+  perEndpoint: 8,
   lease_ms: MINUTE,
   poll_ms: SECOND,
+  pause_ms: 25,
+  busyUtilization: 0.8,
   backoff_ms: [5 * SECOND, 15 * SECOND, MINUTE, 5 * MINUTE, 20 * MINUTE, HOUR, 3 * HOUR, 6 * HOUR, 10 * HOUR],
 }
 
 const MAX_RETRY_AFTER_MS = HOUR
+/** How often to look for messages that were left behind, and how far back: further when this process begins. */
+const ORPHANS_EVERY_MS = 5 * SECOND
+const ORPHANS_SINCE_MS = MINUTE
+const ORPHANS_SINCE_AT_START_MS = 24 * HOUR
+/** What a busy process still sends. */
+const BUSY_LIMIT = 8
+const BUSY_PAUSE_MS = 250
+/** After so many messages the planner's picture of the table is stale. */
+const ANALYZE_AFTER = 200
+const ANALYZE_EVERY_MS = MINUTE
 const QUEUE = { maxBatch: 256, maxQueue: 10_000 }
 
 /**
@@ -46,7 +70,13 @@ export class OutboxWorker {
   readonly #records: Batcher<Attempt, void>
   readonly #underWay = new Map<string, number>()
   #running = 0
-  #timer: NodeJS.Timeout | undefined
+  #timers: NodeJS.Timeout[] = []
+  #pause: NodeJS.Timeout | undefined
+  #claimed_ms = 0
+  #utilization = performance.eventLoopUtilization()
+  #isBusy = false
+  #sinceAnalyzed = 0
+  #analyzed_ms = Number.NEGATIVE_INFINITY
   #claiming: Promise<void> | null = null
   #again = false
   #stopped = true
@@ -69,14 +99,19 @@ export class OutboxWorker {
 
   start(): void {
     this.#stopped = false
-    this.#timer = setInterval(() => this.wake(), this.#options.poll_ms)
-    this.#timer.unref()
+    void this.#adopt(ORPHANS_SINCE_AT_START_MS)
+    this.#timers = [
+      setInterval(() => this.wake(), this.#options.poll_ms),
+      setInterval(() => void this.#adopt(ORPHANS_SINCE_MS), ORPHANS_EVERY_MS),
+    ]
+    for (const timer of this.#timers) timer.unref()
   }
 
   /** Claims nothing more and waits for the messages under way. */
   async stop(): Promise<void> {
     this.#stopped = true
-    clearInterval(this.#timer)
+    for (const timer of this.#timers) clearInterval(timer)
+    clearTimeout(this.#pause)
     await this.#claiming
     if (this.#running > 0) await new Promise<void>((resolve) => this.#idle.push(resolve))
     await this.#records.settled()
@@ -89,10 +124,21 @@ export class OutboxWorker {
       this.#again = true
       return
     }
+    if (this.#pause !== undefined) return
+    const pause_ms = this.#isBusy ? Math.max(BUSY_PAUSE_MS, this.#options.pause_ms) : this.#options.pause_ms
+    const rest_ms = this.#claimed_ms + pause_ms - performance.now()
+    if (rest_ms > 0) {
+      this.#pause = setTimeout(() => {
+        this.#pause = undefined
+        this.wake()
+      }, rest_ms)
+      return
+    }
     this.#claiming = this.#claim()
       .catch((error: unknown) => this.#log.warn({ err: error }, 'the outbox cannot be read, will try again'))
       .finally(() => {
         this.#claiming = null
+        this.#claimed_ms = performance.now()
         if (this.#again) {
           this.#again = false
           this.wake()
@@ -100,13 +146,37 @@ export class OutboxWorker {
       })
   }
 
+  async #adopt(back_ms: number): Promise<void> {
+    const now_ms = this.#clock.now()
+    try {
+      if ((await adoptOrphans(this.#database, { now_ms, since_ms: now_ms - back_ms })) > 0) this.wake()
+    } catch (error) {
+      this.#log.warn({ err: error }, 'the outbox cannot be looked through, will try again')
+    }
+  }
+
+  async #keepStatistics(claimed: number): Promise<void> {
+    this.#sinceAnalyzed += claimed
+    const isTime = performance.now() - this.#analyzed_ms > ANALYZE_EVERY_MS
+    if (this.#sinceAnalyzed < ANALYZE_AFTER || !isTime) return
+    this.#sinceAnalyzed = 0
+    this.#analyzed_ms = performance.now()
+    await analyzeOutbox(this.#database).catch((error: unknown) =>
+      this.#log.debug({ err: error }, 'the outbox cannot be analyzed by this role'),
+    )
+  }
+
   async #claim(): Promise<void> {
     const { concurrency, perEndpoint, lease_ms } = this.#options
-    const limit = concurrency - this.#running
+    const now = performance.eventLoopUtilization()
+    this.#isBusy = performance.eventLoopUtilization(now, this.#utilization).utilization > this.#options.busyUtilization
+    this.#utilization = now
+    const limit = Math.min(concurrency - this.#running, this.#isBusy ? BUSY_LIMIT : concurrency)
     if (limit <= 0) return
     const busy = [...this.#underWay].filter(([, count]) => count >= perEndpoint).map(([id]) => id)
     const now_ms = this.#clock.now()
-    const messages = await claimMessages(this.#database, { now_ms, lease_ms, limit, busy })
+    const messages = await claimMessages(this.#database, { now_ms, lease_ms, limit, perEndpoint, busy })
+    await this.#keepStatistics(messages.length)
     const surplus: Message[] = []
     for (const message of messages) {
       const count = this.#underWay.get(message.endpointId) ?? 0
@@ -114,8 +184,6 @@ export class OutboxWorker {
       else void this.#send(message, count)
     }
     if (surplus.length > 0) await unclaimMessages(this.#database, surplus, now_ms)
-    // A full claim says that more may wait; with room left, it is fetched at once.
-    if (messages.length === limit && surplus.length < messages.length) this.#again = true
   }
 
   async #send(message: Message, underWay: number): Promise<void> {

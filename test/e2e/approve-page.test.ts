@@ -1,5 +1,4 @@
-import { readFileSync } from 'node:fs'
-import { createRequire } from 'node:module'
+import axe from 'axe-core'
 import type { Browser, BrowserContextOptions, Page } from 'playwright-core'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { startBrowser } from '../support/browser.ts'
@@ -7,7 +6,7 @@ import { Client } from '../support/client.ts'
 import { type Server, startServer } from '../support/server.ts'
 
 type AxeResult = { violations: { id: string; nodes: { html: string; failureSummary?: string }[] }[] }
-const AXE = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8')
+const AXE = axe.source
 /** Set to a folder to look at the pages as they are tested. */
 const SCREENSHOTS = process.env.GVNR_SCREENSHOTS
 

@@ -103,10 +103,10 @@ describe('the outbox with a receiver that fails in every way', () => {
       return { queued: count(0), sent: count(1), failed: count(2) }
     }
     const [victim] = await Promise.all([startWorker(), startWorker()])
-    await until(async () => (await states()).sent > EVENTS / 3, 'a third of the deliveries', 60_000)
+    await until(async () => (await states()).sent > EVENTS / 3, 'a third of the deliveries', 120_000)
     victim.kill('SIGKILL')
     await startWorker()
-    await until(async () => (await states()).queued === 0, 'the rest', 90_000)
+    await until(async () => (await states()).queued === 0, 'the rest', 120_000)
 
     expect(await states()).toEqual({ queued: 0, sent: EVENTS, failed: 0 })
     expect(taken.size).toBe(STREAMS)
@@ -118,5 +118,5 @@ describe('the outbox with a receiver that fails in every way', () => {
     }
     // The receiver did fail: there were more requests than events.
     expect(requests).toBeGreaterThan(EVENTS * 1.05)
-  })
+  }, 300_000)
 })

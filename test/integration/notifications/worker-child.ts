@@ -16,7 +16,15 @@ const delivery = new Delivery(
 )
 const worker = new OutboxWorker(
   { database, clock: new SyncedClock(), log: createLog('silent'), delivery },
-  { concurrency: 64, perEndpoint: 16, lease_ms: 1500, poll_ms: 25, backoff_ms: Array.from({ length: 40 }, () => 60) },
+  {
+    concurrency: 64,
+    perEndpoint: 16,
+    lease_ms: 1500,
+    poll_ms: 25,
+    pause_ms: 10,
+    busyUtilization: 1,
+    backoff_ms: Array.from({ length: 40 }, () => 60),
+  },
 )
 worker.start()
 process.stdout.write('ready\n')

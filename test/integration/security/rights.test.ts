@@ -274,9 +274,9 @@ async function createWorld({ api, clock, createAccount, createKey }: TestApp): P
   return {
     accountId,
     key: owner,
-    approvalId: approval.body.approval_id,
-    channelId: channel.body.channel_id,
-    webhookId: webhook.body.webhook_id,
+    approvalId: String(approval.body.approval_id),
+    channelId: String(channel.body.channel_id),
+    webhookId: String(webhook.body.webhook_id),
     keyId: victim.keyId,
     clearanceId: clear.body.clearance_id,
     keys: {
