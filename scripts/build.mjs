@@ -17,6 +17,16 @@ const present = Object.fromEntries(Object.entries(entries).filter(([, file]) => 
 if (Object.keys(present).length === 0) throw new Error('build: none of the entries exists')
 
 rmSync('dist', { recursive: true, force: true })
+// The script of the pay page runs in browsers.
+await build({
+  entryPoints: { 'pay.client': 'src/pages/client/pay.ts' },
+  outdir: 'dist',
+  bundle: true,
+  minify: true,
+  format: 'iife',
+  target: 'es2022',
+  logLevel: 'warning',
+})
 // No shared chunks: code that looks for a neighbour by `import.meta.url` (the worker, the migrations) stays at dist/<entry>.js.
 await build({
   entryPoints: present,

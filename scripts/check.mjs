@@ -10,6 +10,7 @@ const steps = [
   { name: 'lockfile', command: ['node', 'scripts/complete-lockfile.mjs', '--check'], quiet: true },
   { name: 'lint', command: ['biome', 'ci', '--error-on-warnings', '.'], quiet: true },
   { name: 'types', command: ['tsc', '--noEmit'], quiet: true },
+  { name: 'types', command: ['tsc', '--noEmit', '-p', 'src/pages/client'], quiet: true },
   { name: 'knip', command: ['knip'], quiet: true },
   { name: 'openapi', command: ['npm', 'run', '--silent', 'openapi:check'], quiet: true },
   {

@@ -3,16 +3,21 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { Hono } from 'hono'
 import { z } from 'zod'
 import { KeyResolver } from './accounts/keys.ts'
+import { createAccount } from './accounts/operations.ts'
 import { AccountService } from './accounts/service.ts'
 import { ApprovalService } from './approvals/service.ts'
 import { approvalDecisions } from './approvals/store.ts'
 import { DecisionWaiters } from './approvals/waiters.ts'
+import { creditedJson } from './billing/credits.ts'
+import { paidOperations, topupVerify } from './billing/operations.ts'
+import { BillingService } from './billing/service.ts'
+import { billingSettings } from './billing-settings.ts'
 import { DecisionEngine } from './budgets/engine.ts'
 import { BudgetService } from './budgets/service.ts'
 import { type Config, ConfigError } from './config.ts'
 import type { Clock } from './core/clock.ts'
 import type { Log } from './core/log.ts'
-import { createExecutor, type Execute } from './core/operation.ts'
+import { type Caller, createExecutor, type Execute } from './core/operation.ts'
 import type { Database } from './db/client.ts'
 import { IdempotencyService } from './idempotency/service.ts'
 import { DecisionEvents } from './notifications/decisions.ts'
@@ -23,15 +28,18 @@ import { NotificationService } from './notifications/service.ts'
 import { OutboxWorker, type WorkerOptions } from './notifications/worker.ts'
 import { type OperationDeps, operations } from './operations.ts'
 import { mountApprovalPage } from './pages/approve-routes.tsx'
-import { mountPages } from './pages/mount.tsx'
+import { mountPages, siteAt } from './pages/mount.tsx'
+import { mountPay } from './pages/pay-routes.tsx'
+import { payScript } from './pages/pay-script.ts'
 import { type Catalogue, createCatalogue, operatorPricesSchema } from './prices/catalogue.ts'
 import { RateService } from './rate/service.ts'
 import { Authenticator } from './transport/auth.ts'
 import { mountDiscovery, originOf } from './transport/discovery.ts'
-import { errorResponse, type HttpContext, type HttpEnv, requestIdOf } from './transport/http.ts'
+import { clientAddress, errorResponse, type HttpContext, type HttpEnv, requestIdOf } from './transport/http.ts'
 import { mountMcp } from './transport/mcp.ts'
 import { openApiDocument } from './transport/openapi.ts'
 import { mountRest } from './transport/rest.ts'
+import { mountX402 } from './transport/x402.ts'
 import { VERSION } from './version.ts'
 
 const QUEUE = { maxBatch: 512, maxQueue: 10_000 }
@@ -53,6 +61,7 @@ export type App = {
   readonly request: Hono<HttpEnv>['request']
   readonly engine: DecisionEngine
   readonly keys: KeyResolver
+  readonly billing: BillingService
   readonly execute: Execute<OperationDeps>
   /** Begins background work: following revocations, purging what has expired. */
   start(): Promise<void>
@@ -88,6 +97,25 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     { ...deps, keys, quota: budgets, events: notifications },
     { trialOps: config.SIGNUP_TRIAL_OPS },
   )
+  const billing = new BillingService(
+    {
+      ...deps,
+      quota: budgets,
+      accountExists: (accountId) => accounts.exists(accountId),
+      async announce(event) {
+        const { accountId, creditId } = event.credit
+        if (event.kind !== 'credited' || accountId === null) return
+        const stream = `topup:${creditId}`
+        const atMs = deps.clock.now()
+        await notifications.publish({ accountId, id: event.id, name: 'topup.credited', stream, atMs, data: creditedJson(event) })
+      },
+    },
+    billingSettings(config),
+  )
+  if (billing.isConfigured && config.X402_NETWORK === 'eip155:8453' && isTestFacilitator(config))
+    log.warn(
+      'x402 payments will fail: https://x402.org/facilitator settles on the test network only. Set CDP keys or FACILITATOR_PRIVATE_KEY',
+    )
   const rates = new RateService({ ...deps, onExceeded: (share) => notifications.rateExceeded(share) }, QUEUE)
   const idempotency = new IdempotencyService(deps, QUEUE)
   const waiters = new DecisionWaiters(deps)
@@ -95,6 +123,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
   const operationDeps: OperationDeps = {
     budgets,
     accounts,
+    billing,
     rates,
     idempotency,
     catalogue,
@@ -113,11 +142,9 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
 
   const app = new Hono<HttpEnv>()
   const origin = (c: HttpContext) => originOf(c, { publicUrl: config.PUBLIC_URL, trustedProxies: config.TRUST_PROXY })
-  mountRest(
-    app,
-    { operations, execute, auth, log },
-    { trustedProxies: config.TRUST_PROXY, bodyLimit_bytes: BODY_LIMIT_BYTES, origin },
-  )
+  const limits = { trustedProxies: config.TRUST_PROXY, bodyLimit_bytes: BODY_LIMIT_BYTES, origin }
+  mountX402(app, { operations: paidOperations, execute, auth, log }, { ...limits, publicUrl: config.PUBLIC_URL })
+  mountRest(app, { operations, execute, auth, log }, limits)
   mountMcp(
     app,
     { operations, execute, auth, log },
@@ -131,6 +158,21 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
   )
   const document = openApiDocument(operations, { version: VERSION })
   mountDiscovery(app, { operations, document, ping: deps.database.ping, log }, { version: VERSION, origin })
+  const callFrom = (c: HttpContext, caller: Caller) => ({ caller, ip: clientAddress(c, config.TRUST_PROXY) })
+  mountPay(
+    app,
+    {
+      billing,
+      callerOf: async (key) => keys.resolve(key),
+      balanceOf: async (accountId) => Number((await accounts.get(accountId)).ops),
+      createAccount: async (c) => String((await execute(createAccount, callFrom(c, { kind: 'public' }), {})).body.api_key),
+      claim: async (c, caller, input) => {
+        const { body } = await execute(topupVerify, callFrom(c, caller), input)
+        return { credited_ops: Number(body.credited_ops), already: body.already_credited === true }
+      },
+    },
+    { siteOf: (c) => siteAt(origin(c), VERSION), requestId: requestIdOf, script: payScript },
+  )
   mountPages(
     app,
     { catalogue, document, origin, requestId: requestIdOf },
@@ -152,6 +194,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     request: app.request,
     engine,
     keys,
+    billing,
     execute,
     async start() {
       await keys.start()
@@ -170,11 +213,13 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
         HOUSEKEEPING_MS,
       )
       housekeeping.unref()
+      billing.start()
     },
     release: () => waiters.release(),
     async stop() {
       clearInterval(housekeeping)
       clearInterval(expiring)
+      await billing.stop()
       await waiters.stop()
       await engine.settled()
       await notifications.settled()
@@ -187,6 +232,11 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
       await keys.stop()
     },
   }
+}
+
+const isTestFacilitator = (config: Config): boolean => {
+  const { facilitator } = billingSettings(config)
+  return facilitator.kind === 'url' && new URL(facilitator.url).host === 'x402.org'
 }
 
 /** The domain of a mail address, with or without a name before it; for message ids. */

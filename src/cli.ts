@@ -1,6 +1,12 @@
 import { existsSync } from 'node:fs'
+import { parseArgs } from 'node:util'
+import { usdFromUnits } from './billing/packs.ts'
+import { openChain } from './billing/service.ts'
+import { findSweepable, sweepOne } from './billing/sweep.ts'
+import { verifyBalances as verifyReceived } from './billing/verify.ts'
+import { billingSettings } from './billing-settings.ts'
 import { describeDifference, verifyBalances } from './budgets/verify.ts'
-import { type Config, ConfigError, readConfig } from './config.ts'
+import { type Config, ConfigError, readConfig, readSweepKeys } from './config.ts'
 import { isUuid } from './core/ids.ts'
 import { type Database, openDatabase } from './db/client.ts'
 
@@ -8,6 +14,11 @@ const HELP = `Usage: gvnr <command>
 
   verify [account_id]   Recompute every balance from holds and ledger and compare with what is stored.
                         May run beside a working server on PostgreSQL. Ends with 1 and a list when something differs.
+  verify-payments       Compare the USDC that the receiving addresses hold with what was credited, what names no account
+                        and what went out. Ends with 1 and a list when something is missing.
+  sweep [--to 0x…] [--min usd] [--send]
+                        Move USDC from the accounts' own addresses to the treasury (PAYTO_ADDRESS unless --to says otherwise).
+                        Without --send it only says what it would do. Needs DEPOSIT_XPRV and SWEEP_GAS_PRIVATE_KEY to send.
   help                  This text.
 
 The database is the one that the environment names: DATABASE_URL, else the embedded one in DATA_DIR (.gvnr).
@@ -21,6 +32,10 @@ async function main([command, ...rest]: string[]): Promise<0 | 1 | 2> {
   switch (command) {
     case 'verify':
       return await verify(rest)
+    case 'verify-payments':
+      return await verifyPayments()
+    case 'sweep':
+      return await sweep(rest)
     case 'help':
     case '--help':
     case '-h':
@@ -47,6 +62,53 @@ async function verify(parameters: string[]): Promise<0 | 1> {
       differences.length === 0 ? `${scope}: every balance is right.\n` : `${scope}: ${differences.length} differences.\n`,
     )
     return differences.length === 0 ? 0 : 1
+  } finally {
+    await database.close()
+  }
+}
+
+async function verifyPayments(): Promise<0 | 1> {
+  const config = readConfig()
+  const database = await openConfigured(config)
+  try {
+    const report = await verifyReceived(database, openChain(billingSettings(config)).chain)
+    for (const { address, expectedUnits, balanceUnits } of report.wrong)
+      process.stdout.write(`${address} should hold ${usdFromUnits(expectedUnits)} USDC and holds ${usdFromUnits(balanceUnits)}\n`)
+    const sums = `credited ${usdFromUnits(report.creditedUnits)} USDC, unattributed ${usdFromUnits(report.unattributedUnits)} USDC`
+    const verdict = report.wrong.length === 0 ? 'every unit is accounted for' : `${report.wrong.length} addresses differ`
+    process.stdout.write(`block ${report.blockNumber}: ${sums}: ${verdict}.\n`)
+    return report.wrong.length === 0 ? 0 : 1
+  } finally {
+    await database.close()
+  }
+}
+
+async function sweep(parameters: string[]): Promise<0> {
+  const { values } = parseArgs({
+    args: parameters,
+    options: { to: { type: 'string' }, min: { type: 'string', default: '1' }, send: { type: 'boolean', default: false } },
+  })
+  const config = readConfig()
+  const treasury = values.to ?? config.PAYTO_ADDRESS
+  const minimum = Math.round(Number(values.min) * 1_000_000)
+  if (treasury === undefined || !/^0x[0-9a-fA-F]{40}$/.test(treasury))
+    throw new UsageError('Say where the money goes: --to 0x… or PAYTO_ADDRESS.\n')
+  if (!Number.isSafeInteger(minimum) || minimum < 0) throw new UsageError('--min is an amount in dollars, for example --min 1.\n')
+  const keys = values.send ? readSweepKeys() : null
+  const database = await openConfigured(config)
+  try {
+    const { chain, rpcUrls } = openChain(billingSettings(config))
+    const found = await findSweepable(database, chain, BigInt(minimum))
+    for (const one of found) {
+      const sent =
+        keys === null ? 'would move' : `moved in ${await sweepOne(chain, rpcUrls, keys, one, treasury as `0x${string}`)}:`
+      process.stdout.write(`${one.address} ${sent} ${usdFromUnits(one.units)} USDC (account ${one.accountId})\n`)
+    }
+    const total = usdFromUnits(found.reduce((sum, { units }) => sum + units, 0n))
+    process.stdout.write(
+      `${found.length} addresses, ${total} USDC to ${treasury}${keys === null ? ': nothing was sent, add --send' : ''}.\n`,
+    )
+    return 0
   } finally {
     await database.close()
   }

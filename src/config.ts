@@ -1,4 +1,7 @@
 import { z } from 'zod'
+import { parseXpub } from './billing/deposits.ts'
+import { parseCdpSecret } from './billing/facilitator.ts'
+import { NETWORK_IDS } from './billing/networks.ts'
 
 const LOG_LEVELS = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const
 
@@ -31,7 +34,17 @@ const trustProxy = z
   .transform((value) => (value === 'off' ? 0 : value === 'on' ? 1 : Number(value)))
   .default(0)
 
-const settingsSchema = z.object({
+const evmAddress = z.string().regex(/^0x[0-9a-fA-F]{40}$/, 'must be an address: 0x and 40 hex digits')
+/** An extended public key. A private one does not belong on a server, so it is refused before it is used. */
+const xpub = z
+  .string()
+  .regex(
+    /^xpub[1-9A-HJ-NP-Za-km-z]{100,120}$/,
+    'must be an extended public key (xpub…); never put the private one (xprv…) on a server',
+  )
+const privateKey = z.string().regex(/^0x[0-9a-fA-F]{64}$/, 'must be a private key: 0x and 64 hex digits')
+
+const environmentSchema = z.object({
   PORT: count(8787, 0, 65_535),
   HOST: z.string().min(1).default('127.0.0.1'),
   PUBLIC_URL: url(['https:', 'http:'])
@@ -44,6 +57,17 @@ const settingsSchema = z.object({
   ADMIN_SECRET: z.string().optional(),
   SIGNUP_TRIAL_OPS: count(25, 0, 1_000_000_000),
   ACCOUNT_RATE_LIMIT_PER_HOUR: count(10, 0, 1_000_000),
+  PAYTO_ADDRESS: evmAddress.optional(),
+  DEPOSIT_XPUB: xpub.optional(),
+  X402_NETWORK: z.enum(NETWORK_IDS, `must be one of ${NETWORK_IDS.join(', ')}`).default('eip155:84532'),
+  BASE_RPC_URL: url(['https:', 'http:']).optional(),
+  BASE_RPC_FALLBACK_URL: url(['https:', 'http:']).optional(),
+  USDC_ADDRESS: evmAddress.optional(),
+  X402_FACILITATOR_URL: url(['https:', 'http:']).default('https://x402.org/facilitator'),
+  CDP_API_KEY_ID: z.string().min(1).optional(),
+  CDP_API_KEY_SECRET: z.string().min(1).optional(),
+  FACILITATOR_PRIVATE_KEY: privateKey.optional(),
+  MIN_CONFIRMATIONS: count(3, 1, 1_000),
   TRUST_PROXY: trustProxy,
   LANES: count(1, 1, 64),
   PRICES_FILE: z.string().min(1).optional(),
@@ -56,12 +80,42 @@ const settingsSchema = z.object({
   LOG_LEVEL: z.enum(LOG_LEVELS, `must be one of ${LOG_LEVELS.join(', ')}`).default('info'),
 })
 
-const environmentSchema = settingsSchema.refine(
-  (settings) => (settings.SMTP_URL === undefined) === (settings.MAIL_FROM === undefined),
-  { path: ['MAIL_FROM'], message: 'must be set together with SMTP_URL' },
-)
-
 export type Config = z.output<typeof environmentSchema>
+
+/** Keys that move money out: read by the sweep command alone, never by the server. */
+export function readSweepKeys(environment: Record<string, string | undefined> = process.env): {
+  depositXprv: string
+  gasKey: `0x${string}`
+} {
+  const { DEPOSIT_XPRV: depositXprv = '', SWEEP_GAS_PRIVATE_KEY: gasKey = '' } = environment
+  if (!depositXprv.startsWith('xprv')) throw new ConfigError('DEPOSIT_XPRV must be the extended private key of DEPOSIT_XPUB.')
+  if (!privateKey.safeParse(gasKey).success)
+    throw new ConfigError('SWEEP_GAS_PRIVATE_KEY must be a private key: 0x and 64 hex digits.')
+  return { depositXprv, gasKey: gasKey as `0x${string}` }
+}
+
+function works(attempt: () => unknown): boolean {
+  try {
+    attempt()
+    return true
+  } catch {
+    return false
+  }
+}
+
+/** What one setting's own rule cannot see. */
+function crossChecks(config: Config): string[] {
+  const isHalf = (config.CDP_API_KEY_ID === undefined) !== (config.CDP_API_KEY_SECRET === undefined)
+  const problems = isHalf ? ['CDP_API_KEY_ID and CDP_API_KEY_SECRET must be set together.'] : []
+  const { DEPOSIT_XPUB: xpub, CDP_API_KEY_SECRET: secret } = config
+  if (xpub !== undefined && !works(() => parseXpub(xpub)))
+    problems.push('DEPOSIT_XPUB must be an extended public key (xpub…): this one is mistyped.')
+  if (secret !== undefined && !works(() => parseCdpSecret(secret)))
+    problems.push("CDP_API_KEY_SECRET must be a CDP key's secret: base64 of 64 bytes (Ed25519) or PEM (EC).")
+  if ((config.SMTP_URL === undefined) !== (config.MAIL_FROM === undefined))
+    problems.push('SMTP_URL and MAIL_FROM must be set together.')
+  return problems
+}
 
 /** A setting that cannot be used; the message names it and says what it must be. */
 export class ConfigError extends Error {}
@@ -73,6 +127,8 @@ export class ConfigError extends Error {}
 export function readConfig(environment: Record<string, string | undefined> = process.env): Config {
   const set = Object.fromEntries(Object.entries(environment).filter(([, value]) => value !== undefined && value !== ''))
   const parsed = environmentSchema.safeParse(set)
-  if (parsed.success) return parsed.data
+  const contradictions = parsed.success ? crossChecks(parsed.data) : []
+  if (parsed.success && contradictions.length === 0) return parsed.data
+  if (parsed.success) throw new ConfigError(contradictions.join('\n'))
   throw new ConfigError(parsed.error.issues.map((issue) => `${issue.path.join('.')} ${issue.message}.`).join('\n'))
 }

@@ -1,5 +1,6 @@
 import { type AccountDeps, accountOperations } from './accounts/operations.ts'
 import { type ApprovalDeps, approvalOperations } from './approvals/operations.ts'
+import { type BillingDeps, billingOperations } from './billing/operations.ts'
 import { type BudgetDeps, budgetOperations } from './budgets/operations.ts'
 import type { Operation } from './core/operation.ts'
 import { type IdempotencyDeps, idempotencyOperations } from './idempotency/operations.ts'
@@ -9,6 +10,7 @@ import { type PriceDeps, priceOperations } from './prices/operations.ts'
 import { type RateDeps, rateOperations } from './rate/operations.ts'
 
 export type OperationDeps = AccountDeps &
+  BillingDeps &
   BudgetDeps &
   RateDeps &
   IdempotencyDeps &
@@ -23,6 +25,7 @@ export const operations: readonly Operation<OperationDeps>[] = [
   ...idempotencyOperations,
   ...approvalOperations,
   ...accountOperations,
+  ...billingOperations,
   ...channelOperations,
   ...webhookOperations,
   ...priceOperations,

@@ -103,6 +103,10 @@ export class AccountService {
     return account
   }
 
+  async exists(accountId: string): Promise<boolean> {
+    return (await withDatabaseFailure(findAccount(this.#database, accountId))) !== undefined
+  }
+
   /** @throws DomainError `forbidden` when the account already has as many live keys as it may */
   async createKey(accountId: string, call: CallId, wanted: NewKey): Promise<{ apiKey: string; row: NewApiKey }> {
     const apiKey = newApiKey()

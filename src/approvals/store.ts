@@ -1,5 +1,5 @@
 import { and, asc, eq, isNull, lte, sql } from 'drizzle-orm'
-import type { Companion } from '../budgets/companion.ts'
+import { type Companion, IN_LOCKED } from '../budgets/companion.ts'
 import type { Raise } from '../budgets/state.ts'
 import { Parameters } from '../db/array-literal.ts'
 import type { Database } from '../db/client.ts'
@@ -134,7 +134,7 @@ export const approvalDecisions: Companion = {
       sql: `approvals_decided as (
   update approvals a set decision = u.decision, responder = u.responder, decided_ms = u.decided_ms
   from unnest(${p.add('uuid', decided, (d, a) => a.raw(d.accountId))}, ${p.add('uuid', decided, (d, a) => a.raw(d.approvalId))}, ${p.add('text', decided, (d, a) => a.raw(d.decision))}, ${p.add('text', decided, (d, a) => a.text(d.responder))}, ${p.add('bigint', decided, (d, a) => a.raw(d.decidedMs))}) u(account_id, approval_id, decision, responder, decided_ms)
-  where a.account_id = u.account_id and a.approval_id = u.approval_id and a.account_id in (select account_id from locked))`,
+  where a.account_id = u.account_id and a.approval_id = u.approval_id and ${IN_LOCKED})`,
     }
   },
 }

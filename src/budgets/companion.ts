@@ -10,8 +10,14 @@ export type Companion = {
   part(changes: readonly AccountChange[], p: Parameters): CompanionPart | null
 }
 export type CompanionPart = {
-  /** A data-modifying CTE (`name as (…)`) that touches only accounts in the CTE `locked (account_id)`. */
+  /** A data-modifying CTE (`name as (…)`) that is filtered by `IN_LOCKED`. */
   readonly sql: string
   /** Called after the statement with the accounts whose changes took effect; the others are decided again. */
   stored?(accountIds: ReadonlySet<string>): void
 }
+
+/**
+ * The filter of each part of the write statement: rows `u` of accounts in the CTE `locked (account_id)` only. `is true` makes it a hashed
+ * lookup; the planner would otherwise turn it into a join whose cost grows with the square of the batch.
+ */
+export const IN_LOCKED = '(u.account_id in (select account_id from locked)) is true'

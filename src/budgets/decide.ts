@@ -73,6 +73,10 @@ function inFairOrder(commands: readonly Command[]): Iterable<[number, Command]> 
   return [...entries.filter((entry) => !isClear(entry)), ...entries.filter(isClear)]
 }
 
+/** Whether a hold was decided after another of the same account. */
+const isLater = (a: HoldState, b: HoldState): boolean =>
+  a.takenVersion === b.takenVersion ? a.holdId > b.holdId : a.takenVersion > b.takenVersion
+
 class Draft implements AccountChange {
   readonly account: AccountState
   changed = false
@@ -166,6 +170,7 @@ class Draft implements AccountChange {
       rates: command.rates,
       charged,
       takenMs: this.clockMs,
+      takenVersion: this.account.version + 1n,
       expiresMs: this.clockMs + command.hold_ms,
       resolvedMs: null,
       actual: null,
@@ -268,7 +273,7 @@ class Draft implements AccountChange {
         hold.kind === HOLD_KIND.clearance &&
         hold.state === HOLD_STATE.open &&
         hold.expiresMs > this.clockMs
-      if (open && (latest === undefined || hold.holdId > latest.holdId)) latest = hold
+      if (open && (latest === undefined || isLater(hold, latest))) latest = hold
     }
     return latest
   }
@@ -349,15 +354,18 @@ class Draft implements AccountChange {
   }
 
   #grant(command: GrantCommand): OutcomeOf['grant'] {
-    if (!command.resumed) {
-      this.ops += command.ops
+    // Two of one batch may name the same entry: a payment found by a request and by the follower at once.
+    if (!command.resumed && !this.ledger.some((entry) => entry.id === command.id)) {
+      const isMoreThanThere = command.ops < -this.ops
+      const ops = isMoreThanThere ? -this.ops : command.ops
+      this.ops += ops
       this.changed = true
       this.ledger.push({
         id: command.id,
-        kind: 'grant',
+        kind: command.entry,
         agentId: null,
         holdId: null,
-        ops: command.ops,
+        ops,
         amount: 0n,
         detail: command.detail,
         atMs: this.clockMs,

@@ -14,6 +14,7 @@ import type {
   Approval,
   DecideCommand,
   DenialReason,
+  GrantKind,
   LimitView,
   OutcomeOf,
   PerWindow,
@@ -22,7 +23,7 @@ import type {
   Unresolved,
   Usage,
 } from './state.ts'
-import { type LaneSql, readEnvelopes } from './store.ts'
+import { type LaneSql, loadLedgerEntries, readEnvelopes } from './store.ts'
 import { nextReset, WINDOWS, type Window } from './windows.ts'
 
 /** What a call creates is named by its operation id, so that a resumed call finds what the first one made. */
@@ -179,15 +180,27 @@ export class BudgetService {
   }
 
   /** Adds governance ops to an account. @param ops a positive integer @returns the new quota */
-  async grant(accountId: string, call: CallId, ops: bigint, detail: string): Promise<bigint> {
+  async grant(accountId: string, call: CallId, ops: bigint, detail: string, entry: GrantKind = 'grant'): Promise<bigint> {
     const outcome = await this.#engine.submit(accountId, {
       kind: 'grant',
       id: call.operationId,
       resumed: call.resumed,
+      entry,
       ops,
       detail,
     })
     return outcome.ops
+  }
+
+  /**
+   * Takes ops back, at most as many as there are. Repeating it with the same operation id takes nothing more.
+   * @param ops a positive integer @returns how many it took
+   */
+  async takeBack(accountId: string, operationId: string, ops: bigint, detail: string): Promise<bigint> {
+    await this.grant(accountId, { operationId, resumed: true }, -ops, detail, 'correction')
+    const [entry] = await withDatabaseFailure(loadLedgerEntries(this.#lane, [[accountId, operationId]]))
+    if (!entry?.recorded) throw new Error(`correction ${operationId} left no ledger entry`)
+    return -entry.opsDelta
   }
 
   /** What a raise would start from now; for showing it before anyone agrees to it. */

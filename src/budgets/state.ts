@@ -30,6 +30,8 @@ export type HoldState = {
   /** Levels of `pathOf(agentId)` that counted it (path.ts). */
   readonly charged: string
   readonly takenMs: number
+  /** The account version that it made; within one version, ids are in order. */
+  readonly takenVersion: bigint
   readonly expiresMs: number
   readonly resolvedMs: number | null
   readonly actual: Nanousd | null
@@ -94,7 +96,15 @@ export type SetEnvelopeCommand = CommandBase & {
   readonly limits: PerWindow<Nanousd | null>
 }
 export type DeleteEnvelopeCommand = CommandBase & { readonly kind: 'delete_envelope'; readonly agentId: string }
-export type GrantCommand = CommandBase & { readonly kind: 'grant'; readonly ops: bigint; readonly detail: string }
+export type GrantCommand = CommandBase & {
+  readonly kind: 'grant'
+  readonly entry: GrantKind
+  /** Only a correction may be negative; it takes what is there and never goes below 0. */
+  readonly ops: bigint
+  readonly detail: string
+}
+/** What changes the quota from outside: the trial and the operator, payments, and payments that were undone. */
+export type GrantKind = 'grant' | 'topup' | 'correction'
 
 /** What approving a request changes: a new cap for one window, or a one-off addition to the window's current instance. */
 export type Raise = {
@@ -185,7 +195,7 @@ export type DenialEntry = {
 }
 export type LedgerEntry = {
   readonly id: string
-  readonly kind: 'grant' | 'settle' | 'release' | 'limit' | 'approval'
+  readonly kind: GrantKind | 'settle' | 'release' | 'limit' | 'approval'
   readonly agentId: string | null
   readonly holdId: string | null
   readonly ops: bigint

@@ -1,7 +1,7 @@
 import { ArrayLiteral, Parameters } from '../db/array-literal.ts'
 import type { QuerySql } from '../db/client.ts'
 import type { TokenRates } from '../prices/cost.ts'
-import type { Companion, CompanionPart } from './companion.ts'
+import { type Companion, type CompanionPart, IN_LOCKED } from './companion.ts'
 import type { AccountChange, ApprovalDecision, EnvelopeState, Extra, HoldState, PerWindow, Resolution } from './state.ts'
 import { HOLD_KIND, HOLD_STATE } from './tables.ts'
 
@@ -20,7 +20,7 @@ const ACCOUNT_COLUMNS = 'a.account_id, a.version, a.ops, a.clock_ms, a.event_mas
 /** Of envelopes e, for `envelopeOf`. */
 export const ENVELOPE_COLUMNS = `${LIMITS}, ${SPENDS}, ${EXTRAS}, e.clock_ms as envelope_clock_ms, e.created_ms`
 const HOLD_COLUMNS =
-  'h.hold_id, h.agent_id, h.kind, h.state, h.model, h.estimate_nanousd, h.rates, h.charged, h.taken_ms, h.expires_ms, h.resolved_ms, h.actual_nanousd, h.outcome'
+  'h.hold_id, h.agent_id, h.kind, h.state, h.model, h.estimate_nanousd, h.rates, h.charged, h.taken_ms, h.taken_version, h.expires_ms, h.resolved_ms, h.actual_nanousd, h.outcome'
 
 export type LoadedAccount = {
   readonly accountId: string
@@ -87,7 +87,7 @@ export async function loadLatestOpen(
     `select ${ACCOUNT_COLUMNS}, ${HOLD_COLUMNS}
      from accounts a left join lateral (
        select * from holds where account_id = $1 and agent_id = $2 and state = ${HOLD_STATE.open} and kind = ${HOLD_KIND.clearance} and expires_ms > greatest($3, a.clock_ms)
-       order by hold_id desc limit $4) h on true
+       order by taken_version desc, hold_id desc limit $4) h on true
      where a.account_id = $1`,
     [accountId, agentId, String(now_ms), String(count)],
   )
@@ -99,13 +99,15 @@ export type LoadedEntry = LoadedAccount & {
   readonly recorded: boolean
   /** The hold that it resolved. */
   readonly holdId: string | null
+  /** The ops that it moved; 0 when it is not recorded. */
+  readonly opsDelta: bigint
 }
 
 /** Which of these commands an interrupted earlier run has already recorded, as of the account's version. */
 export async function loadLedgerEntries(lane: LaneSql, pairs: readonly Pair[]): Promise<LoadedEntry[]> {
   const rows = await query(
     lane,
-    `select ${ACCOUNT_COLUMNS}, u.entry_id, l.entry_id is not null as recorded, l.hold_id
+    `select ${ACCOUNT_COLUMNS}, u.entry_id, l.entry_id is not null as recorded, l.hold_id, coalesce(l.ops_delta, 0) as ops_delta
      from unnest($1::uuid[], $2::uuid[]) u(account_id, entry_id)
      join accounts a on a.account_id = u.account_id
      left join ledger l on l.account_id = u.account_id and l.entry_id = u.entry_id`,
@@ -116,6 +118,7 @@ export async function loadLedgerEntries(lane: LaneSql, pairs: readonly Pair[]): 
     commandId: row.entry_id as string,
     recorded: row.recorded as boolean,
     holdId: row.hold_id as string | null,
+    opsDelta: row.ops_delta as bigint,
   }))
 }
 
@@ -170,8 +173,6 @@ export async function writeChanges(
 /** Only the parts that have rows are in the text, so a batch of plain approvals runs a short statement: few texts exist. */
 function writeStatement(changes: readonly AccountChange[], companions: readonly Companion[]) {
   const p = new Parameters()
-  // `is true` makes it a hashed lookup; the planner would otherwise turn it into a join whose cost grows with the square of the batch.
-  const inLocked = '(u.account_id in (select account_id from locked)) is true'
   const parts = [
     `with locked as materialized (
   select a.account_id from accounts a join unnest(${p.add('uuid', changes, (c, a) => a.raw(c.account.accountId))}, ${p.add('bigint', changes, (c, a) => a.raw(c.account.version))}) u(account_id, version)
@@ -183,37 +184,37 @@ function writeStatement(changes: readonly AccountChange[], companions: readonly 
     parts.push(`account_rows as (
   update accounts a set ops = u.ops, clock_ms = u.clock_ms, version = a.version + 1
   from unnest(${p.add('uuid', changed, (c, a) => a.raw(c.account.accountId))}, ${p.add('bigint', changed, (c, a) => a.raw(c.ops))}, ${p.add('bigint', changed, (c, a) => a.raw(c.clockMs))}) u(account_id, ops, clock_ms)
-  where a.account_id = u.account_id and ${inLocked})`)
+  where a.account_id = u.account_id and ${IN_LOCKED})`)
   }
   const charged = rowsOf(changes, (change) => change.charged)
   if (charged.length > 0) {
     parts.push(`charged as (
   update envelopes e set (${SPENDS}, clock_ms) = (u.s0, u.s1, u.s2, u.s3, u.s4, u.clock_ms)
   from unnest(${p.add('uuid', charged, (r, a) => a.raw(r[0]))}, ${p.add('text', charged, (r, a) => a.text(r[1][0]))}, ${spendParameters(p, charged)}, ${p.add('bigint', charged, (r, a) => a.raw(r[1][1].clockMs))}) u(account_id, agent_id, s0, s1, s2, s3, s4, clock_ms)
-  where e.account_id = u.account_id and e.agent_id = u.agent_id and ${inLocked})`)
+  where e.account_id = u.account_id and e.agent_id = u.agent_id and ${IN_LOCKED})`)
   }
   const limited = rowsOf(changes, (change) => change.limited)
   if (limited.length > 0) {
     parts.push(`limited as (
   insert into envelopes (account_id, agent_id, ${LIMITS}, ${SPENDS}, ${EXTRAS}, clock_ms, created_ms)
   select * from unnest(${p.add('uuid', limited, (r, a) => a.raw(r[0]))}, ${p.add('text', limited, (r, a) => a.text(r[1][0]))}, ${limitParameters(p, limited)}, ${spendParameters(p, limited)}, ${extraParameters(p, limited)}, ${p.add('bigint', limited, (r, a) => a.raw(r[1][1].clockMs))}, ${p.add('bigint', limited, (r, a) => a.raw(r[1][1].createdMs))}) u(account_id)
-  where ${inLocked}
+  where ${IN_LOCKED}
   on conflict (account_id, agent_id) do update set (${LIMITS}, ${SPENDS}, ${EXTRAS}, clock_ms) = (${excluded(LIMITS)}, ${excluded(SPENDS)}, ${excluded(EXTRAS)}, excluded.clock_ms))`)
   }
   const held = listsOf(changes, (change) => change.newHolds)
   if (held.length > 0) {
     parts.push(`held as (
-  insert into holds (account_id, hold_id, agent_id, kind, state, model, estimate_nanousd, rates, charged, taken_ms, expires_ms)
-  select u.account_id, u.hold_id, u.agent_id, u.kind, ${HOLD_STATE.open}, u.model, u.estimate, u.rates, u.charged, u.taken_ms, u.expires_ms
-  from unnest(${p.add('uuid', held, (r, a) => a.raw(r[0]))}, ${p.add('uuid', held, (r, a) => a.raw(r[1].holdId))}, ${p.add('text', held, (r, a) => a.text(r[1].agentId))}, ${p.add('smallint', held, (r, a) => a.raw(r[1].kind))}, ${p.add('text', held, (r, a) => a.text(r[1].model))}, ${p.add('bigint', held, (r, a) => a.raw(r[1].estimate))}, ${p.add('text', held, (r, a) => a.text(encodeRates(r[1].rates)))}, ${p.add('text', held, (r, a) => a.raw(r[1].charged))}, ${p.add('bigint', held, (r, a) => a.raw(r[1].takenMs))}, ${p.add('bigint', held, (r, a) => a.raw(r[1].expiresMs))}) u(account_id, hold_id, agent_id, kind, model, estimate, rates, charged, taken_ms, expires_ms)
-  where ${inLocked})`)
+  insert into holds (account_id, hold_id, agent_id, kind, state, model, estimate_nanousd, rates, charged, taken_ms, taken_version, expires_ms)
+  select u.account_id, u.hold_id, u.agent_id, u.kind, ${HOLD_STATE.open}, u.model, u.estimate, u.rates, u.charged, u.taken_ms, u.taken_version, u.expires_ms
+  from unnest(${p.add('uuid', held, (r, a) => a.raw(r[0]))}, ${p.add('uuid', held, (r, a) => a.raw(r[1].holdId))}, ${p.add('text', held, (r, a) => a.text(r[1].agentId))}, ${p.add('smallint', held, (r, a) => a.raw(r[1].kind))}, ${p.add('text', held, (r, a) => a.text(r[1].model))}, ${p.add('bigint', held, (r, a) => a.raw(r[1].estimate))}, ${p.add('text', held, (r, a) => a.text(encodeRates(r[1].rates)))}, ${p.add('text', held, (r, a) => a.raw(r[1].charged))}, ${p.add('bigint', held, (r, a) => a.raw(r[1].takenMs))}, ${p.add('bigint', held, (r, a) => a.raw(r[1].takenVersion))}, ${p.add('bigint', held, (r, a) => a.raw(r[1].expiresMs))}) u(account_id, hold_id, agent_id, kind, model, estimate, rates, charged, taken_ms, taken_version, expires_ms)
+  where ${IN_LOCKED})`)
   }
   const resolved = listsOf(changes, (change) => change.resolvedHolds)
   if (resolved.length > 0) {
     parts.push(`resolved as (
   update holds h set state = u.state, resolved_ms = u.resolved_ms, actual_nanousd = u.actual, outcome = u.outcome
   from unnest(${p.add('uuid', resolved, (r, a) => a.raw(r[0]))}, ${p.add('uuid', resolved, (r, a) => a.raw(r[1].holdId))}, ${p.add('smallint', resolved, (r, a) => a.raw(r[1].state))}, ${p.add('bigint', resolved, (r, a) => a.raw(r[1].resolvedMs))}, ${p.add('bigint', resolved, (r, a) => a.raw(r[1].actual))}, ${p.add('text', resolved, (r, a) => a.text(encodeResolution(r[1].outcome)))}) u(account_id, hold_id, state, resolved_ms, actual, outcome)
-  where h.account_id = u.account_id and h.hold_id = u.hold_id and ${inLocked})`)
+  where h.account_id = u.account_id and h.hold_id = u.hold_id and ${IN_LOCKED})`)
   }
   const denied = listsOf(changes, (change) => change.denials)
   if (denied.length > 0) {
@@ -221,7 +222,7 @@ function writeStatement(changes: readonly AccountChange[], companions: readonly 
     parts.push(`denied as (
   insert into denials (account_id, denial_id, agent_id, model, estimate_nanousd, reason, denied_ms)
   select * from unnest(${p.add('uuid', denied, (r, a) => a.raw(r[0]))}, ${p.add('uuid', denied, (r, a) => a.raw(r[1].id))}, ${p.add('text', denied, (r, a) => a.text(r[1].agentId))}, ${p.add('text', denied, (r, a) => a.text(r[1].model))}, ${p.add('bigint', denied, (r, a) => a.raw(r[1].estimate))}, ${p.add('text', denied, (r, a) => a.raw(r[1].reason))}, ${p.add('bigint', denied, (r, a) => a.raw(r[1].atMs))}) u(account_id)
-  where ${inLocked} on conflict do nothing)`)
+  where ${IN_LOCKED} on conflict do nothing)`)
   }
   const entries = listsOf(changes, (change) => change.ledger)
   if (entries.length > 0) {
@@ -229,7 +230,7 @@ function writeStatement(changes: readonly AccountChange[], companions: readonly 
     parts.push(`entries as (
   insert into ledger (account_id, entry_id, kind, agent_id, hold_id, ops_delta, amount_nanousd, detail, at_ms)
   select * from unnest(${p.add('uuid', entries, (r, a) => a.raw(r[0]))}, ${p.add('uuid', entries, (r, a) => a.raw(r[1].id))}, ${p.add('text', entries, (r, a) => a.raw(r[1].kind))}, ${p.add('text', entries, (r, a) => a.text(r[1].agentId))}, ${p.add('uuid', entries, (r, a) => a.raw(r[1].holdId))}, ${p.add('bigint', entries, (r, a) => a.raw(r[1].ops))}, ${p.add('bigint', entries, (r, a) => a.raw(r[1].amount))}, ${p.add('text', entries, (r, a) => a.text(r[1].detail))}, ${p.add('bigint', entries, (r, a) => a.raw(r[1].atMs))}) u(account_id)
-  where ${inLocked})`)
+  where ${IN_LOCKED})`)
   }
   const used: CompanionPart[] = []
   for (const companion of companions) {
@@ -339,6 +340,7 @@ function loadedHold(row: Row): LoadedHold {
           rates: decodeRates(row.rates as string),
           charged: row.charged as string,
           takenMs: Number(row.taken_ms),
+          takenVersion: row.taken_version as bigint,
           expiresMs: Number(row.expires_ms),
           resolvedMs: row.resolved_ms === null ? null : Number(row.resolved_ms),
           actual: row.actual_nanousd as bigint | null,

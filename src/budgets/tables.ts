@@ -61,6 +61,8 @@ export const holds = pgTable(
     /** Which levels of the agent's path have counted it: bit i (hex) is level i of `pathOf(agent_id)`. */
     charged: text('charged').notNull(),
     takenMs: ms('taken_ms').notNull(),
+    /** The account's version that this hold made: the order in which an account's holds were decided, which ids of concurrent requests are not. */
+    takenVersion: bigint('taken_version', { mode: 'bigint' }).notNull().default(sql`0`),
     expiresMs: ms('expires_ms').notNull(),
     resolvedMs: ms('resolved_ms'),
     actualNanousd: money('actual_nanousd'),
@@ -69,7 +71,7 @@ export const holds = pgTable(
   },
   (t) => [
     primaryKey({ columns: [t.accountId, t.holdId] }),
-    index('holds_open').on(t.accountId, t.agentId, t.holdId).where(sql`${t.state} = 0`),
+    index('holds_open').on(t.accountId, t.agentId, t.takenVersion, t.holdId).where(sql`${t.state} = 0`),
   ],
 )
 
@@ -94,7 +96,7 @@ export const ledger = pgTable(
   {
     accountId: uuid('account_id').notNull(),
     entryId: uuid('entry_id').notNull(),
-    kind: text('kind', { enum: ['grant', 'settle', 'release', 'limit', 'approval'] }).notNull(),
+    kind: text('kind', { enum: ['grant', 'topup', 'correction', 'settle', 'release', 'limit', 'approval'] }).notNull(),
     agentId: text('agent_id'),
     holdId: uuid('hold_id'),
     opsDelta: bigint('ops_delta', { mode: 'bigint' }).notNull(),

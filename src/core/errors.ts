@@ -47,6 +47,47 @@ const CODES = {
     'The first request with this Idempotency-Key is still running. Wait a moment and send it again.',
   ],
   idempotency_mismatch: [422, false, 'This Idempotency-Key was used for a different request. Use a new key for a new request.'],
+  payment_required: [
+    402,
+    false,
+    'Pay the terms in the PAYMENT-REQUIRED header (x402 version 2) or in accepts (version 1) and send the request again with the payment.',
+  ],
+  payment_failed: [
+    402,
+    false,
+    'The payment was refused and nothing was charged. Correct what reason says and pay the terms again.',
+  ],
+  invalid_amount: [400, false, 'usd is an amount in dollars and whole cents, for example usd=5 or usd=7.50.'],
+  below_minimum: [400, false, 'The smallest top-up is $1.'],
+  above_maximum: [400, false, 'The largest top-up is $100. Make several for more.'],
+  invalid_pack: [400, false, 'The packs are starter, growth and studio.'],
+  invalid_tx_hash: [400, false, 'A transaction hash is 0x and 64 hex digits, as the wallet or the explorer shows it.'],
+  tx_not_found: [
+    400,
+    true,
+    'The chain does not know this transaction (yet). Check the hash and the network, wait some seconds and try again.',
+  ],
+  tx_failed: [400, false, 'This transaction failed on the chain, so it moved nothing.'],
+  transfer_not_found: [
+    400,
+    false,
+    'This transaction moves no USDC to an address of this account. Check network, token and receiver.',
+  ],
+  rpc_error: [400, true, 'No node of the chain could be asked. Nothing is lost: try again in some seconds.'],
+  not_final: [400, true, 'The transaction is mined but too young to count. Wait some seconds and try again.'],
+  signature_required: [
+    400,
+    false,
+    'A public hash proves no payment. Sign message with the wallet that paid (personal_sign) and send it again with signature.',
+  ],
+  sender_mismatch: [403, false, 'The signature is not by the wallet that sent this transfer over the message for this account.'],
+  already_claimed: [409, false, 'This payment was credited to another account. Payments are credited once.'],
+  settlement_pending: [
+    503,
+    true,
+    'Nobody can say yet whether the payment went through. Send the same request with the same payment again: it is charged and credited once. If it went through it is credited by itself.',
+  ],
+  topup_unconfigured: [503, false, 'This server takes no payments: its operator has set neither PAYTO_ADDRESS nor DEPOSIT_XPUB.'],
   rate_limited: [429, true, 'Too many requests. Wait retry_after_ms and try again.'],
   internal_error: [500, true, 'Something failed on our side. Try again; if it stays, report the request_id.'],
   overloaded: [
@@ -80,8 +121,13 @@ export class DomainError extends Error {
   readonly details: Details
   /** Seconds for the Retry-After header, when waiting helps. */
   readonly retryAfterSeconds: number | undefined
+  readonly status: number
 
-  constructor(code: ErrorCode, options: { hint?: string; details?: Details; retryAfterSeconds?: number; cause?: unknown } = {}) {
+  /** @param options `status` where an operation's contract gives this code another one */
+  constructor(
+    code: ErrorCode,
+    options: { hint?: string; details?: Details; retryAfterSeconds?: number; cause?: unknown; status?: number } = {},
+  ) {
     const hint = options.hint ?? CODES[code][2]
     super(`${code}: ${hint}`, options.cause === undefined ? undefined : { cause: options.cause })
     this.name = 'DomainError'
@@ -89,14 +135,16 @@ export class DomainError extends Error {
     this.hint = hint
     this.details = options.details ?? {}
     this.retryAfterSeconds = options.retryAfterSeconds
+    this.status = options.status ?? statusOf(code)
   }
 
-  get status(): number {
-    return statusOf(this.code)
+  /** Whether sending the same request again can succeed. */
+  get retryable(): boolean {
+    return CODES[this.code][1]
   }
 
   /** The body every transport answers with: `{error, hint, retryable, …}` (contract section 1). */
   toBody(): { error: ErrorCode; hint: string; retryable: boolean } & Details {
-    return { error: this.code, hint: this.hint, retryable: CODES[this.code][1], ...this.details }
+    return { error: this.code, hint: this.hint, retryable: this.retryable, ...this.details }
   }
 }

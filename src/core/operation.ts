@@ -64,6 +64,12 @@ export type Operation<D, I extends z.ZodObject = z.ZodObject, O extends z.ZodObj
   readonly status?: 200 | 201
   /** Codes this operation may answer beyond those every operation can. */
   readonly errors?: readonly ErrorCode[]
+  /** Statuses of codes that this operation answers with another one than usual. */
+  readonly errorStatus?: Readonly<Partial<Record<ErrorCode, number>>>
+  /** Set when repeating the call is safe by what it carries: it takes no `Idempotency-Key`. */
+  readonly countsOnce?: true
+  /** Input of a mutating call that may come in the query. */
+  readonly query?: readonly string[]
   /** The code a bad value of a field is answered with, where the contract names one, instead of `invalid_params`. */
   readonly inputErrors?: Readonly<Record<string, ErrorCode>>
   /** MCP tool annotations; absent when the operation is no tool. */
@@ -84,6 +90,10 @@ export const defineOperation = <D, I extends z.ZodObject, O extends z.ZodObject,
 ): Operation<D, I, O, A> => operation
 
 export const mutates = (operation: { method: string }): boolean => operation.method !== 'get'
+
+/** Whether a call is remembered under the `Idempotency-Key` it brings. */
+export const isReplayable = (operation: { method: string; access: Access; countsOnce?: true }): boolean =>
+  mutates(operation) && operation.access.kind !== 'public' && operation.countsOnce === undefined
 
 /** True when `agentId` is `path` itself or below it. */
 export const isWithin = (agentId: string, path: string): boolean =>
@@ -148,7 +158,7 @@ export function createExecutor<D>(options: { deps: D; guards: Guards; clock: Clo
       return { status: operation.status ?? 200, body }
     }
     // A call without an account cannot own a key; account creation is limited per address instead.
-    if (call.idempotencyKey === undefined || !mutates(operation) || call.caller.kind === 'public')
+    if (call.idempotencyKey === undefined || !isReplayable(operation) || call.caller.kind === 'public')
       return run(uuidv7(clock.now()), false)
     if (call.idempotencyKey.length < 1 || call.idempotencyKey.length > 256) {
       throw invalidParams(operation, [{ path: 'Idempotency-Key', message: 'must be 1 to 256 characters long' }])

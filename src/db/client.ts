@@ -116,6 +116,7 @@ function connectPostgres(url: string, prepare: boolean, options: DatabaseOptions
       max,
       prepare,
       ...(onclose && { onclose }),
+      max_lifetime: null, // a connection that closes retires its pool: no reason to close one that works
       connect_timeout: CONNECT_TIMEOUT_SECONDS,
       backoff: (attempt) => Math.min(RETRY_SECONDS.first * 2 ** attempt, RETRY_SECONDS.most),
       connection: { application_name: 'gvnr', ...(prepare ? timeouts : {}) },
@@ -164,10 +165,15 @@ async function openPglite(dataDir: string, log: Log): Promise<Database> {
     keep_alive: null,
     target_session_attrs: undefined,
   }
-  const sql: Sql = postgres(options)
+  const pool = createRenewedPool((onclose) => {
+    const sql: Sql = postgres({ ...options, onclose })
+    createOrm(sql) // for what it changes in the client
+    return sql
+  })
+  const { sql } = pool
   const events = new EventEmitter().setMaxListeners(0)
   const close = async () => {
-    await sql.end({ timeout: CLOSE_TIMEOUT_SECONDS })
+    await pool.end({ timeout: CLOSE_TIMEOUT_SECONDS })
     await pglite.close()
   }
   const database: Database = {

@@ -105,10 +105,10 @@ export class IdempotencyService {
       await this.#store(request, claim, result)
       return result
     } catch (error) {
-      if (error instanceof DomainError && error.status < 500 && error.status !== 429)
+      if (error instanceof DomainError && error.status < 500 && !error.retryable)
         await this.#store(request, claim, { status: error.status, body: error.toBody() })
-      // Refused before anything was decided: the key is free again. Not so when an earlier run may have done the work.
-      else if (!resumed && error instanceof DomainError && (error.code === 'overloaded' || error.code === 'rate_limited'))
+      // Refused before anything was decided, and worth another try: the key is free again. Not so when an earlier run may have done the work.
+      else if (!resumed && error instanceof DomainError && (error.code === 'overloaded' || error.status < 500))
         await deleteRequest(this.#database, claim).catch(() => {})
       // Nobody knows whether it was done: the next try finds out, at once instead of after the lease.
       else await takeOverRequest(this.#database, claim, this.#clock.now()).catch(() => {})

@@ -58,8 +58,10 @@ const LABELS: Readonly<Record<string, string>> = {
   expires_at: 'Answer by',
   responder: 'Decided by',
   estimated_usd: 'Estimate',
+  ops: 'Operations',
+  tx_hash: 'Transaction',
 }
-const HIDDEN = new Set(['approval_ref', 'grant', 'created_at', 'denial_id', 'decision'])
+const HIDDEN = new Set(['approval_ref', 'grant', 'created_at', 'denial_id', 'decision', 'topup_id'])
 
 function factsOf(event: string, data: Data): Notice['facts'] {
   if (event === 'test') return [{ label: 'Result', text: 'Messages of this account arrive here.' }]

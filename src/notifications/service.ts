@@ -86,6 +86,12 @@ export class NotificationService {
     await insertEvents(runner, this.#deps.database.prepare, [event])
   }
 
+  /** Queues an event by itself; resolves when it is stored. Repeating it under the same id tells nobody twice. */
+  async publish(event: DomainEvent): Promise<void> {
+    const { database, wake } = this.#deps
+    if ((await withDatabaseFailure(insertEvents(database.sql, database.prepare, [event]))) > 0) wake()
+  }
+
   /** Queues a message to people, in the caller's transaction. */
   async announce(runner: Runner, event: DomainEvent, plan: Plan): Promise<void> {
     if (plan.endpointIds.length > 0) await insertMessages(runner, this.#deps.database.prepare, event, plan.endpointIds)

@@ -1,4 +1,5 @@
 import { and, asc, count, desc, eq, sql } from 'drizzle-orm'
+import { IN_LOCKED } from '../budgets/companion.ts'
 import { ArrayLiteral, Parameters } from '../db/array-literal.ts'
 import type { Database } from '../db/client.ts'
 import type { Runner } from '../db/runner.ts'
@@ -72,7 +73,7 @@ export function fanOutSql(p: Parameters, events: readonly DomainEvent[], onlyLoc
       u(account_id, event_id, event, bit, stream, dedup_key, body, link, at_ms, expires_ms, low, high)
     join endpoints w on w.account_id = u.account_id and w.enabled and (w.event_mask & u.bit) <> 0
     left join lateral (select max(t) as threshold from unnest(w.thresholds) t where t > u.low and t <= u.high) x on true
-    where (u.low is null or x.threshold is not null)${onlyLocked ? ' and u.account_id in (select account_id from locked)' : ''}) n
+    where (u.low is null or x.threshold is not null)${onlyLocked ? ` and ${IN_LOCKED}` : ''}) n
     where n.full_key is null or not exists (
       select 1 from outbox d where d.account_id = n.account_id and d.endpoint_id = n.endpoint_id and d.dedup_key = n.full_key)) m
   on conflict do nothing`

@@ -35,6 +35,9 @@ const SECURITY_HEADERS = {
   'X-Content-Type-Options': 'nosniff',
 }
 
+/** What every page needs to know about where it is served. */
+export const siteAt = (origin: string, version: string): Site => ({ origin, version, stylesheetPath: STYLESHEET_PATH })
+
 /** Adds the pages for people, and the 404 page for every address that nothing else answers. */
 export function mountPages<E extends Env>(app: Hono<E>, deps: PageDeps<Context<E>>, options: PageOptions): void {
   renderSynchronously()
@@ -51,8 +54,7 @@ export function mountPages<E extends Env>(app: Hono<E>, deps: PageDeps<Context<E
     const origin = deps.origin(c)
     const key = `${name} ${origin}`
     const known = rendered.get(key)
-    const html =
-      known ?? `<!doctype html>${String(render({ origin, version: options.version, stylesheetPath: STYLESHEET_PATH }))}`
+    const html = known ?? `<!doctype html>${String(render(siteAt(origin, options.version)))}`
     if (known === undefined) rendered.set(key, html)
     return file(c, html, 'text/html; charset=utf-8', 'no-cache', status)
   }

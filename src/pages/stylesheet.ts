@@ -135,5 +135,30 @@ details > summary { cursor: pointer; color: var(--soft); font-size: .9rem; paddi
   .docs .contents { position: sticky; top: 0; max-height: 100vh; overflow-y: auto; padding: 1rem 0 2rem; align-self: start; }
 }
 @media (min-width: 76rem) { .pair { grid-template-columns: 1fr 1fr; } }
+.pay { max-width: 46rem; padding-top: clamp(1rem, 4vw, 2.5rem); }
+.pay section, .pay form.amount { margin-top: 1.8rem; }
+.pay h2 { margin-top: 2.2rem; font-size: 1.25rem; }
+.pay label { display: block; font-weight: 600; margin: .9rem 0 .3rem; }
+.pay input { width: 100%; min-width: 0; font: inherit; color: inherit; background: var(--paper); border: 1px solid var(--soft); border-radius: 7px; padding: .6rem .75rem; }
+.pay input:focus-visible { outline: 2px solid var(--accent); outline-offset: 1px; }
+.pay .button { font: inherit; font-weight: 550; cursor: pointer; background: var(--raised); color: var(--ink); margin-top: .6rem; }
+.pay .button.main { background: var(--accent); color: var(--accent-ink); }
+.pay .field { display: flex; align-items: center; gap: .5rem; font-size: 1.35rem; }
+.pay .field .button { font-size: 1rem; margin: 0; white-space: nowrap; }
+.pay .presets { display: flex; flex-wrap: wrap; gap: .5rem; }
+.pay .presets a { border: 1px solid var(--line); border-radius: 99px; padding: .3rem .95rem; text-decoration: none; color: inherit; }
+.pay .presets a[aria-current] { border-color: var(--accent); color: var(--accent); font-weight: 600; }
+.pay .preview { display: block; font-size: 1.5rem; font-weight: 680; font-variant-numeric: tabular-nums; }
+.pay .copyable { display: flex; flex-wrap: wrap; align-items: center; gap: .3rem .8rem; }
+.pay .copyable code { font-size: .95rem; padding: .5rem .65rem; overflow-wrap: anywhere; }
+.pay .copyable .button { margin: 0; padding: .35rem .8rem; }
+.pay .qr { margin: .7rem 0; max-width: 15rem; }
+.pay .qr svg { display: block; width: 100%; height: auto; border-radius: 8px; border: 1px solid var(--line); }
+.pay .qr figcaption { margin-top: .4rem; font-size: .9rem; }
+.pay .notice, #status { border: 1px solid var(--line); border-left: 4px solid var(--soft); border-radius: 6px; padding: .7rem 1rem; margin: 1.2rem 0; overflow-wrap: anywhere; }
+.pay .notice.done, #status.done { border-left-color: var(--accent); }
+.pay .notice.error, #status.error { border-left-color: var(--deny); }
+.pay .notice p { margin: 0; }
+.pay [hidden] { display: none; }
 .lost { padding: clamp(2rem, 8vw, 6rem) 0; }
 `

@@ -15,6 +15,25 @@ const MIDNIGHT = 1_763_856_000_000
 const SHARE = { agent_id: 'crawler', provider: 'anthropic', model: 'claude-sonnet-4-6' }
 const DAILY = { window: 'daily', limit_usd: 5, spent_usd: 0.12, remaining_usd: 4.88, reset_at: MIDNIGHT }
 const ENVELOPE = { agent_id: 'crawler', ...DAILY, limits: [DAILY] }
+const PAYER = '0x70997970c51812dc3a010c7d01b50e0d17dc79c8'
+const RECEIVER = '0x9965507d1a55bcc2695c58ba16fb37d819b0a4dc'
+const USDC = '0x036CbD53842c5426634e7929541eC2318f3dCF7e'
+const TX = '0x52a6c1f0d9b8e7a65f4e3d2c1b0a99887766554433221100ffeeddccbbaae341'
+const PAID = { operations_remaining: 5025, credited_ops: 5000, credited_usd: 5 }
+const RECEIPT = {
+  topup_id: '019ab5c4-9e10-7d33-a1b2-4c5d6e7f8091',
+  state: 'credited',
+  source: 'x402',
+  amount_usd: 5,
+  ops: 5000,
+  payer: PAYER,
+  receiver: RECEIVER,
+  tx_hash: TX,
+  explorer_url: `https://sepolia.basescan.org/tx/${TX}`,
+  block_number: 33_912_004,
+  created_at: NOON,
+  credited_at: NOON + 180,
+}
 const AGENT_KEY = { name: 'crawler', scope: 'agent', agent_id: 'crawler', created_at: NOON, expires_at: null }
 
 /** By operation name. A test holds each against the operation's schemas and fails when one is missing. */
@@ -92,6 +111,58 @@ export const examples: Readonly<Record<string, Example>> = {
   admin_seed: {
     request: { api_key: 'bg_0123456789abcdef0123456789abcdef', operations: 5000 },
     response: { ok: true, credited_ops: 5000, operations_remaining: 5025 },
+  },
+  topup: {
+    request: { usd: '5' },
+    response: { ...PAID, tx_hash: TX, payer: PAYER, network: 'eip155:84532' },
+  },
+  topup_pack: {
+    request: { pack: 'starter' },
+    response: {
+      operations_remaining: 19_025,
+      credited_ops: 19_000,
+      credited_usd: 19,
+      tx_hash: TX,
+      payer: PAYER,
+      network: 'eip155:84532',
+      pack: 'starter',
+    },
+  },
+  topup_verify: { request: { tx_hash: TX }, response: PAID },
+  topup_verify_pack: { request: { tx_hash: TX, pack: 'starter' }, response: { ...PAID, pack: 'starter' } },
+  list_topups: { response: { topups: [RECEIPT] } },
+  get_deposit_address: {
+    response: {
+      deposit_address: '0x976EA74026E726554dB657fA54763abd0C3a0aa9',
+      is_own: true,
+      network_name: 'Base Sepolia (test network)',
+      chain_id: 84_532,
+      usdc_contract: USDC,
+    },
+  },
+  get_pack: {
+    request: { pack: 'starter' },
+    response: {
+      pack: 'starter',
+      amount_usd: 19,
+      ops: 19_000,
+      description: '19,000 governance operations: a few agents in development.',
+      network_name: 'Base Sepolia (test network)',
+      chain_id: 84_532,
+      usdc_contract: USDC,
+      usdc_amount_raw: '19000000',
+      payto_address: '0x9965507D1a55bcC2695C58ba16FB37d819B0A4dc',
+    },
+  },
+  list_payments: {
+    request: { state: 'unattributed' },
+    response: {
+      payments: [{ ...RECEIPT, state: 'unattributed', source: null, ops: 0, credited_at: null, account_id: null }],
+    },
+  },
+  attribute_payment: {
+    request: { payment_id: RECEIPT.topup_id, account_id: ACCOUNT },
+    response: { ok: true, credited_ops: 5000, credited_usd: 5, operations_remaining: 5025 },
   },
   list_models: {
     response: {

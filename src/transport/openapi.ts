@@ -1,6 +1,6 @@
 import { z } from 'zod'
 import { type ErrorCode, errorCodes, statusOf } from '../core/errors.ts'
-import { mutates, type Operation } from '../core/operation.ts'
+import { isReplayable, mutates, type Operation } from '../core/operation.ts'
 import { examples } from './examples.ts'
 
 /** The part of JSON Schema 2020-12 that zod writes. */
@@ -78,6 +78,7 @@ const TAGS: Record<string, string> = {
   Approvals: 'Requests to a human, and what approving them changes',
   Notifications: 'Channels that reach the people of an account',
   Webhooks: 'Events for programs',
+  'Top-up': 'Buying governance operations with USDC: x402, claims by transaction, deposit addresses, receipts',
   Models: 'Models and prices',
   Admin: 'For the operator of this server',
 }
@@ -139,7 +140,8 @@ function describe<D>(operation: Operation<D>, resultName: string): OperationObje
   const properties = Object.entries(input.properties ?? {})
   const required = new Set(input.required)
   const inPath = new Set([...operation.path.matchAll(/\{(\w+)\}/g)].map(([, name]) => name))
-  const bodyNames = properties.map(([name]) => name).filter((name) => mutates(operation) && !inPath.has(name))
+  const isInQuery = (name: string) => !mutates(operation) || operation.query?.includes(name) === true
+  const bodyNames = properties.map(([name]) => name).filter((name) => !isInQuery(name) && !inPath.has(name))
   const parameters: ParameterObject[] = properties
     .filter(([name]) => !bodyNames.includes(name))
     .map(([name, { description, ...schema }]) => ({
@@ -185,9 +187,6 @@ function describe<D>(operation: Operation<D>, resultName: string): OperationObje
   }
 }
 
-const isReplayable = (operation: Pick<Operation<never>, 'method' | 'access'>): boolean =>
-  mutates(operation) && operation.access.kind !== 'public'
-
 const IDEMPOTENCY_KEY: ParameterObject = {
   name: 'Idempotency-Key',
   in: 'header',
@@ -207,6 +206,7 @@ const HEADERS = {
 const header = (name: keyof typeof HEADERS) => ({ $ref: `#/components/headers/${name}` })
 
 function errorResponses<D>(operation: Operation<D>): Record<string, ResponseObject> {
+  const status = (code: ErrorCode) => operation.errorStatus?.[code] ?? statusOf(code)
   const codes = new Set<ErrorCode>([
     ...COMMON_CODES,
     ...(operation.access.kind === 'key' ? KEY_CODES : []),
@@ -216,7 +216,7 @@ function errorResponses<D>(operation: Operation<D>): Record<string, ResponseObje
     ...(operation.errors ?? []),
   ])
   const byStatus = new Map<number, ErrorCode[]>()
-  for (const code of codes) byStatus.set(statusOf(code), [...(byStatus.get(statusOf(code)) ?? []), code])
+  for (const code of codes) byStatus.set(status(code), [...(byStatus.get(status(code)) ?? []), code])
   return Object.fromEntries(
     [...byStatus]
       .sort(([a], [b]) => a - b)

@@ -28,7 +28,7 @@ export type RestOptions = {
 }
 
 /** REST answers under both (contract section 1). */
-const BASES = ['', '/api']
+export const BASES = ['', '/api']
 
 /** Adds a route for each operation, and JSON answers for every other path and method below `/v1`. */
 export function mountRest<D>(app: Hono<HttpEnv>, deps: RestDeps<D>, options: RestOptions): void {
@@ -50,7 +50,7 @@ export function mountRest<D>(app: Hono<HttpEnv>, deps: RestDeps<D>, options: Res
 }
 
 /** `{agent_id}` becomes `:agent_id`; the last parameter takes the rest of the path, so ids may hold unescaped slashes, and line breaks, which `.` would not match. */
-const honoPath = (path: string): string => path.replaceAll(/\{(\w+)\}$/g, ':$1{[\\s\\S]+}').replaceAll(/\{(\w+)\}/g, ':$1')
+export const honoPath = (path: string): string => path.replaceAll(/\{(\w+)\}$/g, ':$1{[\\s\\S]+}').replaceAll(/\{(\w+)\}/g, ':$1')
 
 function handlerOf<D>(operation: Operation<D>, { execute, auth, log }: RestDeps<D>, options: RestOptions) {
   const hasParameters = operation.path.includes('{')
@@ -86,10 +86,11 @@ function logRequest(log: Log, c: HttpContext, request_id: string, status: number
   if (log.isLevelEnabled('debug')) log.debug({ request_id, method: c.req.method, path: loggedPath(c.req.url), status }, 'request')
 }
 
-const isObject = (value: unknown): value is Record<string, unknown> =>
+export const isObject = (value: unknown): value is Record<string, unknown> =>
   typeof value === 'object' && value !== null && !Array.isArray(value)
 
-function queryOf(c: HttpContext): Record<string, string> {
+/** The query without the key. */
+export function queryOf(c: HttpContext): Record<string, string> {
   if (!c.req.url.includes('?')) return {}
   const { api_key: _secret, ...query } = c.req.query()
   return query

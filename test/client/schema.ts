@@ -368,6 +368,186 @@ export interface paths {
     patch?: never
     trace?: never
   }
+  '/v1/account/topup': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    get?: never
+    put?: never
+    /**
+     * Buy governance operations over x402
+     * @description Buys 1,000 operations per dollar with USDC in one call: an x402 client pays the 402 answer by itself. $1 to $100 in whole cents. The same payment again is credited once and answers the same.
+     */
+    post: operations['topup']
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
+  '/v1/account/topup/{pack}': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    get?: never
+    put?: never
+    /**
+     * Buy a pack over x402
+     * @description As topup, for a preset: starter $19, growth $39, studio $79.
+     */
+    post: operations['topup_pack']
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
+  '/v1/account/topup-verify': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    get?: never
+    put?: never
+    /**
+     * Claim a payment by its transaction
+     * @description Credits USDC that was sent by hand, named by its transaction. A transfer to the account's own deposit address needs nothing else; one to the shared address needs the sender's signature over the message that the answer gives.
+     */
+    post: operations['topup_verify']
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
+  '/v1/account/topup-verify/{pack}': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    get?: never
+    put?: never
+    /**
+     * Claim a payment for a pack by its transaction
+     * @description Credits USDC that was sent by hand, named by its transaction. A transfer to the account's own deposit address needs nothing else; one to the shared address needs the sender's signature over the message that the answer gives. What was paid counts, whatever the pack costs.
+     */
+    post: operations['topup_verify_pack']
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
+  '/v1/account/topups': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    /**
+     * List receipts
+     * @description Every payment of the account, newest first, with amount, operations, time and transaction.
+     */
+    get: operations['list_topups']
+    put?: never
+    post?: never
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
+  '/v1/account/deposit-address': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    /**
+     * Where to send USDC
+     * @description The address to send USDC to by hand. is_own: it belongs to this account alone and what arrives is credited without any call, also from an exchange. Otherwise claim the transfer with POST /v1/account/topup-verify.
+     */
+    get: operations['get_deposit_address']
+    put?: never
+    post?: never
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
+  '/v1/packs/{pack}/info': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    /**
+     * Price of a pack
+     * @description What a pack costs and brings, and where to pay it. An unknown pack answers 404.
+     */
+    get: operations['get_pack']
+    put?: never
+    post?: never
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
+  '/v1/admin/payments': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    /**
+     * List payments
+     * @description For the operator: payments in one state, newest first. unattributed: USDC arrived that names no account.
+     */
+    get: operations['list_payments']
+    put?: never
+    post?: never
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
+  '/v1/admin/payments/{payment_id}/attribute': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    get?: never
+    put?: never
+    /**
+     * Attribute a payment
+     * @description For the operator: credits a payment that named no account to the account it was meant for. Once.
+     */
+    post: operations['attribute_payment']
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
   '/v1/account/channels': {
     parameters: {
       query?: never
@@ -614,6 +794,23 @@ export interface components {
         | 'approval_changed'
         | 'idempotency_conflict'
         | 'idempotency_mismatch'
+        | 'payment_required'
+        | 'payment_failed'
+        | 'invalid_amount'
+        | 'below_minimum'
+        | 'above_maximum'
+        | 'invalid_pack'
+        | 'invalid_tx_hash'
+        | 'tx_not_found'
+        | 'tx_failed'
+        | 'transfer_not_found'
+        | 'rpc_error'
+        | 'not_final'
+        | 'signature_required'
+        | 'sender_mismatch'
+        | 'already_claimed'
+        | 'settlement_pending'
+        | 'topup_unconfigured'
         | 'rate_limited'
         | 'internal_error'
         | 'overloaded'
@@ -940,6 +1137,144 @@ export interface components {
       ok: true
       credited_ops: number
       /** @description Governance operations left */
+      operations_remaining: number
+    }
+    TopupResult: {
+      /** @description Governance operations */
+      operations_remaining: number
+      /** @description Governance operations */
+      credited_ops: number
+      /** @description US dollars */
+      credited_usd: number
+      /**
+       * @description This payment was credited before: nothing moved
+       * @constant
+       */
+      already_credited?: true
+      /** @description The transaction on the chain */
+      tx_hash?: string
+      payer?: string
+      network?: string
+    }
+    TopupPackResult: {
+      /** @description Governance operations */
+      operations_remaining: number
+      /** @description Governance operations */
+      credited_ops: number
+      /** @description US dollars */
+      credited_usd: number
+      /**
+       * @description This payment was credited before: nothing moved
+       * @constant
+       */
+      already_credited?: true
+      /** @description The transaction on the chain */
+      tx_hash?: string
+      payer?: string
+      network?: string
+      pack: string
+    }
+    TopupVerifyResult: {
+      /** @description Governance operations */
+      operations_remaining: number
+      /** @description Governance operations */
+      credited_ops: number
+      /** @description US dollars */
+      credited_usd: number
+      /** @constant */
+      already_credited?: true
+      pack?: string
+    }
+    TopupVerifyPackResult: {
+      /** @description Governance operations */
+      operations_remaining: number
+      /** @description Governance operations */
+      credited_ops: number
+      /** @description US dollars */
+      credited_usd: number
+      /** @constant */
+      already_credited?: true
+      pack?: string
+    }
+    ListTopupsResult: {
+      topups: {
+        topup_id: string
+        /**
+         * @description credited; pending and reversing last an instant; reversed: the chain undid the payment
+         * @enum {string}
+         */
+        state: 'unattributed' | 'pending' | 'credited' | 'reversing' | 'reversed' | 'internal'
+        source: ('x402' | 'hash' | 'deposit' | 'operator') | null
+        /** @description US dollars */
+        amount_usd: number
+        /** @description Operations it brought */
+        ops: number
+        payer: string
+        receiver: string
+        /** @description The transaction on the chain */
+        tx_hash: string
+        explorer_url: string
+        block_number: number
+        /** @description Unix milliseconds */
+        created_at: number
+        credited_at: number | null
+      }[]
+    }
+    GetDepositAddressResult: {
+      deposit_address: string
+      is_own: boolean
+      network_name: string
+      chain_id: number
+      usdc_contract: string
+    }
+    GetPackResult: {
+      pack: string
+      /** @description US dollars */
+      amount_usd: number
+      /** @description Governance operations */
+      ops: number
+      description: string
+      network_name: string
+      chain_id: number
+      usdc_contract: string
+      /** @description In base units of USDC (6 decimals) */
+      usdc_amount_raw: string
+      /** @description null: this server gives every account its own address */
+      payto_address: string | null
+    }
+    ListPaymentsResult: {
+      payments: {
+        topup_id: string
+        /**
+         * @description credited; pending and reversing last an instant; reversed: the chain undid the payment
+         * @enum {string}
+         */
+        state: 'unattributed' | 'pending' | 'credited' | 'reversing' | 'reversed' | 'internal'
+        source: ('x402' | 'hash' | 'deposit' | 'operator') | null
+        /** @description US dollars */
+        amount_usd: number
+        /** @description Operations it brought */
+        ops: number
+        payer: string
+        receiver: string
+        /** @description The transaction on the chain */
+        tx_hash: string
+        explorer_url: string
+        block_number: number
+        /** @description Unix milliseconds */
+        created_at: number
+        credited_at: number | null
+        account_id: string | null
+      }[]
+    }
+    AttributePaymentResult: {
+      /** @constant */
+      ok: true
+      /** @description Governance operations */
+      credited_ops: number
+      /** @description US dollars */
+      credited_usd: number
+      /** @description Governance operations */
       operations_remaining: number
     }
     CreateChannelResult: {
@@ -4772,6 +5107,1267 @@ export interface operations {
           'application/json': components['schemas']['Error'] & {
             /** @enum {string} */
             error?: 'overloaded' | 'database_unavailable'
+          }
+        }
+      }
+    }
+  }
+  topup: {
+    parameters: {
+      query?: {
+        /**
+         * @description Dollars, for example 5 or 7.50
+         * @example 5
+         */
+        usd?: string | number
+      }
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    requestBody: {
+      content: {
+        /** @example {} */
+        'application/json': {
+          /** @description The x402 payment. Clients send it in the PAYMENT-SIGNATURE or X-PAYMENT header; left out, the answer is the terms */
+          payment?: {
+            x402Version: number
+          } & {
+            [key: string]: unknown
+          }
+        }
+      }
+    }
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "operations_remaining": 5025,
+           *       "credited_ops": 5000,
+           *       "credited_usd": 5,
+           *       "tx_hash": "0x52a6c1f0d9b8e7a65f4e3d2c1b0a99887766554433221100ffeeddccbbaae341",
+           *       "payer": "0x70997970c51812dc3a010c7d01b50e0d17dc79c8",
+           *       "network": "eip155:84532"
+           *     }
+           */
+          'application/json': components['schemas']['TopupResult']
+        }
+      }
+      /** @description `invalid_params`, `invalid_json`, `invalid_amount`, `below_minimum`, `above_maximum`, `rpc_error` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params' | 'invalid_json' | 'invalid_amount' | 'below_minimum' | 'above_maximum' | 'rpc_error'
+          }
+        }
+      }
+      /** @description `missing_api_key`, `invalid_api_key` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'missing_api_key' | 'invalid_api_key'
+          }
+        }
+      }
+      /** @description `payment_required`, `payment_failed` */
+      402: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'payment_required' | 'payment_failed'
+          }
+        }
+      }
+      /** @description `forbidden` */
+      403: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'forbidden'
+          }
+        }
+      }
+      /** @description `already_claimed` */
+      409: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'already_claimed'
+          }
+        }
+      }
+      /** @description `payload_too_large` */
+      413: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'payload_too_large'
+          }
+        }
+      }
+      /** @description `unsupported_media_type` */
+      415: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unsupported_media_type'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable`, `settlement_pending`, `topup_unconfigured` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable' | 'settlement_pending' | 'topup_unconfigured'
+          }
+        }
+      }
+    }
+  }
+  topup_pack: {
+    parameters: {
+      query?: never
+      header?: never
+      path: {
+        /**
+         * @description starter, growth or studio
+         * @example starter
+         */
+        pack: string
+      }
+      cookie?: never
+    }
+    requestBody: {
+      content: {
+        /** @example {} */
+        'application/json': {
+          /** @description The x402 payment. Clients send it in the PAYMENT-SIGNATURE or X-PAYMENT header; left out, the answer is the terms */
+          payment?: {
+            x402Version: number
+          } & {
+            [key: string]: unknown
+          }
+        }
+      }
+    }
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "operations_remaining": 19025,
+           *       "credited_ops": 19000,
+           *       "credited_usd": 19,
+           *       "tx_hash": "0x52a6c1f0d9b8e7a65f4e3d2c1b0a99887766554433221100ffeeddccbbaae341",
+           *       "payer": "0x70997970c51812dc3a010c7d01b50e0d17dc79c8",
+           *       "network": "eip155:84532",
+           *       "pack": "starter"
+           *     }
+           */
+          'application/json': components['schemas']['TopupPackResult']
+        }
+      }
+      /** @description `invalid_params`, `invalid_json`, `invalid_pack`, `rpc_error` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params' | 'invalid_json' | 'invalid_pack' | 'rpc_error'
+          }
+        }
+      }
+      /** @description `missing_api_key`, `invalid_api_key` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'missing_api_key' | 'invalid_api_key'
+          }
+        }
+      }
+      /** @description `payment_required`, `payment_failed` */
+      402: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'payment_required' | 'payment_failed'
+          }
+        }
+      }
+      /** @description `forbidden` */
+      403: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'forbidden'
+          }
+        }
+      }
+      /** @description `already_claimed` */
+      409: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'already_claimed'
+          }
+        }
+      }
+      /** @description `payload_too_large` */
+      413: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'payload_too_large'
+          }
+        }
+      }
+      /** @description `unsupported_media_type` */
+      415: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unsupported_media_type'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable`, `settlement_pending`, `topup_unconfigured` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable' | 'settlement_pending' | 'topup_unconfigured'
+          }
+        }
+      }
+    }
+  }
+  topup_verify: {
+    parameters: {
+      query?: never
+      header?: {
+        /** @description Makes the call safe to repeat: the first response is stored and replayed for 24 hours */
+        'Idempotency-Key'?: string
+      }
+      path?: never
+      cookie?: never
+    }
+    requestBody: {
+      content: {
+        /**
+         * @example {
+         *       "tx_hash": "0x52a6c1f0d9b8e7a65f4e3d2c1b0a99887766554433221100ffeeddccbbaae341"
+         *     }
+         */
+        'application/json': {
+          /** @description Hash of the transaction that moved the USDC */
+          tx_hash: string
+          /** @description The paying wallet's signature (EIP-191) over the message that "signature_required" gives */
+          signature?: string
+        }
+      }
+    }
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Idempotent-Replayed': components['headers']['Replayed']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "operations_remaining": 5025,
+           *       "credited_ops": 5000,
+           *       "credited_usd": 5
+           *     }
+           */
+          'application/json': components['schemas']['TopupVerifyResult']
+        }
+      }
+      /** @description `invalid_params`, `invalid_json`, `invalid_tx_hash`, `tx_not_found`, `tx_failed`, `transfer_not_found`, `rpc_error`, `not_final`, `signature_required` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?:
+              | 'invalid_params'
+              | 'invalid_json'
+              | 'invalid_tx_hash'
+              | 'tx_not_found'
+              | 'tx_failed'
+              | 'transfer_not_found'
+              | 'rpc_error'
+              | 'not_final'
+              | 'signature_required'
+          }
+        }
+      }
+      /** @description `missing_api_key`, `invalid_api_key` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'missing_api_key' | 'invalid_api_key'
+          }
+        }
+      }
+      /** @description `forbidden`, `sender_mismatch` */
+      403: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'forbidden' | 'sender_mismatch'
+          }
+        }
+      }
+      /** @description `idempotency_conflict`, `already_claimed` */
+      409: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_conflict' | 'already_claimed'
+          }
+        }
+      }
+      /** @description `payload_too_large` */
+      413: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'payload_too_large'
+          }
+        }
+      }
+      /** @description `unsupported_media_type` */
+      415: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unsupported_media_type'
+          }
+        }
+      }
+      /** @description `idempotency_mismatch` */
+      422: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_mismatch'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable`, `topup_unconfigured` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable' | 'topup_unconfigured'
+          }
+        }
+      }
+    }
+  }
+  topup_verify_pack: {
+    parameters: {
+      query?: never
+      header?: {
+        /** @description Makes the call safe to repeat: the first response is stored and replayed for 24 hours */
+        'Idempotency-Key'?: string
+      }
+      path: {
+        /**
+         * @description starter, growth or studio
+         * @example starter
+         */
+        pack: string
+      }
+      cookie?: never
+    }
+    requestBody: {
+      content: {
+        /**
+         * @example {
+         *       "tx_hash": "0x52a6c1f0d9b8e7a65f4e3d2c1b0a99887766554433221100ffeeddccbbaae341"
+         *     }
+         */
+        'application/json': {
+          /** @description Hash of the transaction that moved the USDC */
+          tx_hash: string
+          /** @description The paying wallet's signature (EIP-191) over the message that "signature_required" gives */
+          signature?: string
+        }
+      }
+    }
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Idempotent-Replayed': components['headers']['Replayed']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "operations_remaining": 5025,
+           *       "credited_ops": 5000,
+           *       "credited_usd": 5,
+           *       "pack": "starter"
+           *     }
+           */
+          'application/json': components['schemas']['TopupVerifyPackResult']
+        }
+      }
+      /** @description `invalid_params`, `invalid_json`, `invalid_pack`, `invalid_tx_hash`, `tx_not_found`, `tx_failed`, `transfer_not_found`, `rpc_error`, `not_final`, `signature_required` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?:
+              | 'invalid_params'
+              | 'invalid_json'
+              | 'invalid_pack'
+              | 'invalid_tx_hash'
+              | 'tx_not_found'
+              | 'tx_failed'
+              | 'transfer_not_found'
+              | 'rpc_error'
+              | 'not_final'
+              | 'signature_required'
+          }
+        }
+      }
+      /** @description `missing_api_key`, `invalid_api_key` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'missing_api_key' | 'invalid_api_key'
+          }
+        }
+      }
+      /** @description `forbidden`, `sender_mismatch` */
+      403: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'forbidden' | 'sender_mismatch'
+          }
+        }
+      }
+      /** @description `idempotency_conflict`, `already_claimed` */
+      409: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_conflict' | 'already_claimed'
+          }
+        }
+      }
+      /** @description `payload_too_large` */
+      413: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'payload_too_large'
+          }
+        }
+      }
+      /** @description `unsupported_media_type` */
+      415: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unsupported_media_type'
+          }
+        }
+      }
+      /** @description `idempotency_mismatch` */
+      422: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_mismatch'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable`, `topup_unconfigured` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable' | 'topup_unconfigured'
+          }
+        }
+      }
+    }
+  }
+  list_topups: {
+    parameters: {
+      query?: {
+        /** @description How many, at most 200 */
+        limit?: number
+        /** @description The last id of the page before */
+        before?: string
+      }
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    requestBody?: never
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "topups": [
+           *         {
+           *           "topup_id": "019ab5c4-9e10-7d33-a1b2-4c5d6e7f8091",
+           *           "state": "credited",
+           *           "source": "x402",
+           *           "amount_usd": 5,
+           *           "ops": 5000,
+           *           "payer": "0x70997970c51812dc3a010c7d01b50e0d17dc79c8",
+           *           "receiver": "0x9965507d1a55bcc2695c58ba16fb37d819b0a4dc",
+           *           "tx_hash": "0x52a6c1f0d9b8e7a65f4e3d2c1b0a99887766554433221100ffeeddccbbaae341",
+           *           "explorer_url": "https://sepolia.basescan.org/tx/0x52a6c1f0d9b8e7a65f4e3d2c1b0a99887766554433221100ffeeddccbbaae341",
+           *           "block_number": 33912004,
+           *           "created_at": 1763812800000,
+           *           "credited_at": 1763812800180
+           *         }
+           *       ]
+           *     }
+           */
+          'application/json': components['schemas']['ListTopupsResult']
+        }
+      }
+      /** @description `invalid_params` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params'
+          }
+        }
+      }
+      /** @description `missing_api_key`, `invalid_api_key` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'missing_api_key' | 'invalid_api_key'
+          }
+        }
+      }
+      /** @description `forbidden` */
+      403: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'forbidden'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable`, `topup_unconfigured` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable' | 'topup_unconfigured'
+          }
+        }
+      }
+    }
+  }
+  get_deposit_address: {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    requestBody?: never
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "deposit_address": "0x976EA74026E726554dB657fA54763abd0C3a0aa9",
+           *       "is_own": true,
+           *       "network_name": "Base Sepolia (test network)",
+           *       "chain_id": 84532,
+           *       "usdc_contract": "0x036CbD53842c5426634e7929541eC2318f3dCF7e"
+           *     }
+           */
+          'application/json': components['schemas']['GetDepositAddressResult']
+        }
+      }
+      /** @description `invalid_params` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params'
+          }
+        }
+      }
+      /** @description `missing_api_key`, `invalid_api_key` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'missing_api_key' | 'invalid_api_key'
+          }
+        }
+      }
+      /** @description `forbidden` */
+      403: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'forbidden'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable`, `topup_unconfigured` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable' | 'topup_unconfigured'
+          }
+        }
+      }
+    }
+  }
+  get_pack: {
+    parameters: {
+      query?: never
+      header?: never
+      path: {
+        /**
+         * @description starter, growth or studio
+         * @example starter
+         */
+        pack: string
+      }
+      cookie?: never
+    }
+    requestBody?: never
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "pack": "starter",
+           *       "amount_usd": 19,
+           *       "ops": 19000,
+           *       "description": "19,000 governance operations: a few agents in development.",
+           *       "network_name": "Base Sepolia (test network)",
+           *       "chain_id": 84532,
+           *       "usdc_contract": "0x036CbD53842c5426634e7929541eC2318f3dCF7e",
+           *       "usdc_amount_raw": "19000000",
+           *       "payto_address": "0x9965507D1a55bcC2695C58ba16FB37d819B0A4dc"
+           *     }
+           */
+          'application/json': components['schemas']['GetPackResult']
+        }
+      }
+      /** @description `invalid_params` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params'
+          }
+        }
+      }
+      /** @description `invalid_pack` */
+      404: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_pack'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable`, `topup_unconfigured` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable' | 'topup_unconfigured'
+          }
+        }
+      }
+    }
+  }
+  list_payments: {
+    parameters: {
+      query?: {
+        /** @example unattributed */
+        state?: 'unattributed' | 'pending' | 'credited' | 'reversing' | 'reversed' | 'internal'
+        /** @description How many, at most 200 */
+        limit?: number
+        /** @description The last id of the page before */
+        before?: string
+      }
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    requestBody?: never
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "payments": [
+           *         {
+           *           "topup_id": "019ab5c4-9e10-7d33-a1b2-4c5d6e7f8091",
+           *           "state": "unattributed",
+           *           "source": null,
+           *           "amount_usd": 5,
+           *           "ops": 0,
+           *           "payer": "0x70997970c51812dc3a010c7d01b50e0d17dc79c8",
+           *           "receiver": "0x9965507d1a55bcc2695c58ba16fb37d819b0a4dc",
+           *           "tx_hash": "0x52a6c1f0d9b8e7a65f4e3d2c1b0a99887766554433221100ffeeddccbbaae341",
+           *           "explorer_url": "https://sepolia.basescan.org/tx/0x52a6c1f0d9b8e7a65f4e3d2c1b0a99887766554433221100ffeeddccbbaae341",
+           *           "block_number": 33912004,
+           *           "created_at": 1763812800000,
+           *           "credited_at": null,
+           *           "account_id": null
+           *         }
+           *       ]
+           *     }
+           */
+          'application/json': components['schemas']['ListPaymentsResult']
+        }
+      }
+      /** @description `invalid_params` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params'
+          }
+        }
+      }
+      /** @description `unauthorized` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unauthorized'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable`, `topup_unconfigured` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable' | 'topup_unconfigured'
+          }
+        }
+      }
+    }
+  }
+  attribute_payment: {
+    parameters: {
+      query?: never
+      header?: {
+        /** @description Makes the call safe to repeat: the first response is stored and replayed for 24 hours */
+        'Idempotency-Key'?: string
+      }
+      path: {
+        /** @example 019ab5c4-9e10-7d33-a1b2-4c5d6e7f8091 */
+        payment_id: string
+      }
+      cookie?: never
+    }
+    requestBody: {
+      content: {
+        /**
+         * @example {
+         *       "account_id": "019ab5c4-1f00-7c11-8a52-6f0d3c9b7e21"
+         *     }
+         */
+        'application/json': {
+          /** Format: uuid */
+          account_id: string
+        }
+      }
+    }
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Idempotent-Replayed': components['headers']['Replayed']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "ok": true,
+           *       "credited_ops": 5000,
+           *       "credited_usd": 5,
+           *       "operations_remaining": 5025
+           *     }
+           */
+          'application/json': components['schemas']['AttributePaymentResult']
+        }
+      }
+      /** @description `invalid_params`, `invalid_json`, `not_final`, `rpc_error` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params' | 'invalid_json' | 'not_final' | 'rpc_error'
+          }
+        }
+      }
+      /** @description `unauthorized` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unauthorized'
+          }
+        }
+      }
+      /** @description `not_found`, `account_not_found` */
+      404: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'not_found' | 'account_not_found'
+          }
+        }
+      }
+      /** @description `idempotency_conflict`, `already_claimed` */
+      409: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_conflict' | 'already_claimed'
+          }
+        }
+      }
+      /** @description `payload_too_large` */
+      413: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'payload_too_large'
+          }
+        }
+      }
+      /** @description `unsupported_media_type` */
+      415: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unsupported_media_type'
+          }
+        }
+      }
+      /** @description `idempotency_mismatch` */
+      422: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_mismatch'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable`, `topup_unconfigured` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable' | 'topup_unconfigured'
           }
         }
       }

@@ -16,10 +16,11 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   budgets: ['core', 'db', 'prices', 'accounts'],
   rate: ['core', 'db', 'accounts'],
   idempotency: ['core', 'db', 'accounts'],
+  billing: ['core', 'db'],
   notifications: ['core', 'db', 'accounts', 'budgets'],
   approvals: ['core', 'db', 'accounts', 'budgets', 'notifications'],
-  transport: ['core', 'accounts', 'budgets', 'rate', 'idempotency', 'prices', 'approvals', 'notifications'],
-  pages: ['core', 'accounts', 'budgets', 'rate', 'prices', 'approvals'],
+  transport: ['core', 'accounts', 'budgets', 'rate', 'idempotency', 'prices', 'billing', 'approvals', 'notifications'],
+  pages: ['core', 'accounts', 'budgets', 'rate', 'prices', 'billing', 'approvals'],
 }
 
 /** Files that stay inside their room: how it stores things is nobody else's business. */

@@ -49,7 +49,7 @@ async function newAccount(database: Database, engine: DecisionEngine, ops: bigin
   const accountId = newId()
   const key = { keyId: accountId, keyHash: Buffer.from(accountId), name: 'owner', scope: 'owner' as const, agentId: null }
   await insertAccount(database, { accountId, createdMs: NOON }, { accountId, ...key, createdMs: NOON, expiresMs: null })
-  await engine.submit(accountId, { kind: 'grant', id: newId(), resumed: false, ops, detail: 'test' })
+  await engine.submit(accountId, { kind: 'grant', id: newId(), resumed: false, entry: 'grant', ops, detail: 'test' })
   return accountId
 }
 
@@ -239,7 +239,7 @@ describeEachDatabase('the decision engine', (openTestDatabase) => {
       expect(await engine.submit(accountId, settled)).toMatchObject({ drift: -15n, replayed: false })
       expect(await other.submit(accountId, { ...settled, resumed: true })).toMatchObject({ drift: -15n, replayed: true })
 
-      const grant = { kind: 'grant', id: newId(), resumed: false, ops: 5n, detail: 'again' } as const
+      const grant = { kind: 'grant', id: newId(), resumed: false, entry: 'grant', ops: 5n, detail: 'again' } as const
       expect(await engine.submit(accountId, grant)).toEqual({ ops: 13n })
       expect(await other.submit(accountId, { ...grant, resumed: true })).toEqual({ ops: 13n })
       expect((await verifyBalances(database, { accountId })).differences).toEqual([])
@@ -331,7 +331,14 @@ describe('several processes on one PostgreSQL', () => {
       expect(settled.filter((outcome) => 'drift' in outcome && !outcome.replayed)).toHaveLength(600)
       expect(settled.filter((outcome) => 'drift' in outcome && outcome.replayed)).toHaveLength(1200)
       for (const id of accounts) {
-        const grant = await engines[2]!.submit(id, { kind: 'grant', id: newId(), resumed: false, ops: 1n, detail: '' })
+        const grant = await engines[2]!.submit(id, {
+          kind: 'grant',
+          id: newId(),
+          resumed: false,
+          entry: 'grant',
+          ops: 1n,
+          detail: '',
+        })
         expect(grant).toEqual({ ops: 701n })
         expect(await engines[1]!.submit(id, setEnvelope('*', 1000n))).toMatchObject({ tightest: { spent: 900n } })
       }

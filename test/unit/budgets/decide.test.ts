@@ -53,6 +53,7 @@ const hold = (holdId: string, more: Partial<HoldState> = {}): HoldState => ({
   rates: RATES,
   charged: '2',
   takenMs: NOW,
+  takenVersion: 1n,
   expiresMs: NOW + HOUR,
   resolvedMs: null,
   actual: null,
@@ -196,6 +197,12 @@ describe('a settlement', () => {
     ])
   })
 
+  it('takes as most recent what was decided last, not what has the highest id: an id is given when a request arrives', () => {
+    const open = [hold('id-2', { takenVersion: 5n }), hold('id-1', { takenVersion: 6n }), hold('id-0', { takenVersion: 6n })]
+    const { outcomes } = decide(account(spent(30n), { open }), [settle('a', null, 0)], NOW)
+    expect(outcomes).toMatchObject([{ hold: { holdId: 'id-1' } }])
+  })
+
   it('of "the most recent" goes before the clearances of its batch, whose holds are not written yet', () => {
     const state = account(spent(10n), { open: [hold('h')] })
     const commands: Command[] = [clear('a', 5n), settle('a', null, 0), clear('a', 6n)]
@@ -275,7 +282,7 @@ describe('an envelope', () => {
       [
         { kind: 'delete_envelope', id: nextId(), resumed: true, agentId: 'a' },
         { kind: 'set_envelope', id: nextId(), resumed: true, agentId: 'a', limits: daily(3n) },
-        { kind: 'grant', id: nextId(), resumed: true, ops: 5n, detail: '' },
+        { kind: 'grant', id: nextId(), resumed: true, entry: 'grant', ops: 5n, detail: '' },
       ],
       NOW,
     )

@@ -1,0 +1,142 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { Client } from '../support/client.ts'
+import { createTestDatabase, type TestDatabase } from '../support/databases.ts'
+import {
+  deadlocksIn,
+  findDifferences,
+  findWrongBalances,
+  keepBusy,
+  openSql,
+  pick,
+  randomFrom,
+  runSeed,
+  spread,
+  type TestSql,
+  untilAnswered,
+  watchOvershoot,
+} from '../support/load.ts'
+import { type Server, startServer } from '../support/server.ts'
+import { Workload } from '../support/workload.ts'
+
+const KILLS = 4
+const WIDTH = 64
+const RETRIED = Number(process.env.E2E_RETRIED ?? 1500)
+
+describe('server processes that are killed', () => {
+  let home: TestDatabase
+  let sql: TestSql
+  const servers: Server[] = []
+  const clients: Client[] = []
+
+  beforeAll(async () => {
+    home = await createTestDatabase('postgres')
+    sql = openSql(home.url!)
+    const env = { SIGNUP_TRIAL_OPS: '0' }
+    servers.push(...(await Promise.all(Array.from({ length: 3 }, () => startServer({ databaseUrl: home.url, env })))))
+    clients.push(...servers.map((server) => new Client(() => server.origin, { sockets: WIDTH })))
+  })
+  afterAll(async () => {
+    for (const client of clients) client.close()
+    await Promise.all(servers.map((server) => server.stop()))
+    await sql?.end()
+    await home?.drop()
+  })
+
+  it('forget nothing they have answered and double nothing', async () => {
+    const seed = runSeed()
+    const random = randomFrom(seed)
+    const overshoots = await watchOvershoot(sql)
+    const [victim] = servers
+    const workload = new Workload(() => pick(random, clients), random)
+    await workload.prepare()
+
+    const stop = keepBusy(WIDTH, async () => {
+      const { unanswered } = workload
+      await workload.step()
+      if (workload.unanswered > unanswered) await sleep(5)
+    })
+    for (let kill = 0; kill < KILLS; kill++) {
+      await sleep(300 + random() * 700)
+      await victim!.kill('SIGKILL')
+      await sleep(random() * 300)
+      await victim!.restart()
+    }
+    await stop()
+    console.log(
+      `seed ${seed}: ${KILLS} kills, ${workload.answered} answered, ${workload.unanswered} not, ${workload.approved.size} approved`,
+    )
+
+    expect(workload.unanswered).toBeGreaterThan(0)
+    expect(workload.approved.size).toBeGreaterThan(100)
+    expect(await workload.disagreements(sql, false)).toEqual([])
+    expect(await findWrongBalances(sql)).toEqual([])
+    expect(await findDifferences(home.url!)).toEqual([])
+    expect(await overshoots(workload.accountId('changing'))).toEqual([])
+    expect(await deadlocksIn(sql)).toBe(0)
+  })
+
+  it('do each request once when it is retried with its Idempotency-Key', async () => {
+    const seed = runSeed()
+    const random = randomFrom(seed)
+    const [killed, ...others] = servers
+    const steady = new Client(others[0]!.origin)
+    const { key, accountId } = await steady.createAccount(RETRIED * 2)
+    await steady.setEnvelope(key, { agent_id: 'worker', limit_usd: 1000, window: 'session' })
+    const input = { agent_id: 'worker', model: 'gpt-4o', estimated_tokens: 100 }
+    const ids = new Map<string, string>()
+    const settled: string[] = []
+    let retries = 0
+
+    const killing = (async () => {
+      for (let kill = 0; kill < KILLS; kill++) {
+        await sleep(150 + random() * 300)
+        await killed!.restart('SIGKILL')
+      }
+    })()
+    await spread(RETRIED, WIDTH, async (index) => {
+      // Half of all first tries go to the process that is being killed.
+      const target = (attempt: number) => {
+        if (attempt > 0) retries++
+        return attempt === 0 && index % 2 === 0 ? clients[0]! : pick(random, clients)
+      }
+      const name = `clear-${index}`
+      const clear = await untilAnswered((attempt) => target(attempt).clear(key, input, { idempotencyKey: name }))
+      if (clear.body.clearance_id === undefined) throw new Error(`refused: ${JSON.stringify(clear.body)}`)
+      ids.set(name, clear.body.clearance_id)
+      if (index % 3 !== 0) return
+      const usage = { agent_id: 'worker', actual_input_tokens: 10, actual_output_tokens: 10 }
+      const settle = await untilAnswered((attempt) =>
+        target(attempt).reconcile(key, usage, { idempotencyKey: `settle-${index}` }),
+      )
+      if (settle.status !== 200) throw new Error(`not settled: ${JSON.stringify(settle.body)}`)
+      settled.push(settle.body.clearance_id)
+    })
+    await killing
+    console.log(`seed ${seed}: ${KILLS} kills, ${retries} tries again`)
+    expect(retries).toBeGreaterThan(KILLS)
+
+    expect(ids.size).toBe(RETRIED)
+    expect(new Set(ids.values()).size).toBe(RETRIED)
+    const holds = await sql<
+      { hold_id: string; state: number }[]
+    >`select hold_id, state from holds where account_id = ${accountId}`
+    expect(holds.map((row) => row.hold_id).sort()).toEqual([...ids.values()].sort())
+    expect(new Set(settled).size).toBe(settled.length)
+    expect(
+      holds
+        .filter((row) => row.state === 1)
+        .map((row) => row.hold_id)
+        .sort(),
+    ).toEqual(settled.sort())
+    const balance = await steady.send({ method: 'GET', path: '/v1/account/balance', key })
+    expect(balance.body).toEqual({ operations_remaining: RETRIED })
+    expect(await findWrongBalances(sql)).toEqual([])
+    expect(await findDifferences(home.url!)).toEqual([])
+
+    const again = await steady.clear(key, input, { idempotencyKey: 'clear-7' })
+    expect(again.body.clearance_id).toBe(ids.get('clear-7'))
+    expect(again.headers['idempotent-replayed']).toBe('true')
+    steady.close()
+  })
+})
