@@ -54,9 +54,13 @@ describe('README.md', () => {
     expect(blocks.flatMap(({ answers }) => answers).length).toBeGreaterThan(blocks.length)
     const script = blocks.map((block) => `${block.script}\necho; echo '--- end of block'`).join('\n')
     expect(script).toContain(ADDRESS)
-    const { stdout, stderr } = await run('bash', ['-euo', 'pipefail', '-c', script.replaceAll(ADDRESS, server.origin)], {
-      timeout: TIMEOUT_MS,
-    })
+    const { stdout, stderr } = await run(
+      'bash',
+      ['--norc', '-euo', 'pipefail', '-c', script.replaceAll(ADDRESS, server.origin)],
+      {
+        timeout: TIMEOUT_MS,
+      },
+    )
     expect(stderr).toBe('')
     const outputs = stdout.split('--- end of block\n').slice(0, -1)
     expect(outputs.map(jsonLines)).toEqual(blocks.map(({ answers }) => asShown(answers)))
