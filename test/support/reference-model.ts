@@ -166,6 +166,15 @@ function answer(account: Account, request: ModelRequest, now: number, newId: str
   }
 }
 
+/** What would let the same call through if a human allowed it: the missing amount in whole cents, up to the largest limit there is. */
+function approvalRequest(agent: string, missing: bigint, tightest: { agent: string; window: ModelWindow }): Body {
+  const wholeCents = missing / 10_000_000n
+  const extra_usd = Number(wholeCents * 10_000_000n === missing ? wholeCents : wholeCents + 1n) / 100
+  if (extra_usd > 1_000_000) return {}
+  const raised = tightest.agent === agent ? {} : { agent_id: tightest.agent }
+  return { approval_request: { agent_id: agent, grant: { extra_usd, window: tightest.window, ...raised } } }
+}
+
 function clear(account: Account, input: ClearInput, at: number, newId: string): ModelResponse {
   const estimate = estimateOf(input)
   const limits = leftOnPath(account, input.agent_id, at)
@@ -182,6 +191,7 @@ function clear(account: Account, input: ClearInput, at: number, newId: string): 
       limit_usd: usd(tightest.limit),
       reset_at: resetAfter(tightest.window, at),
       max_affordable_tokens: mostTokens(input, atLeastZero(tightest.left)),
+      ...approvalRequest(input.agent_id, estimate - tightest.left, tightest),
     })
   }
   account.ops -= 1

@@ -203,8 +203,10 @@ const ascii = (text: string): string => encodeURIComponent(text)
 
 /** Bodies without prose; lists without their order, which is the database's collation. */
 function comparable({ status, headers, body }: ApiResponse): ModelResponse {
-  const { hint: _, ...rest } = body
-  return normalised({ status, body: rest, replayed: headers.get('Idempotent-Replayed') === 'true' })
+  const { hint: _, approval_request: request, ...rest } = body
+  const { action_summary: _prose, ...wanted } = (request ?? {}) as Record<string, unknown>
+  const asked = request === undefined ? {} : { approval_request: wanted }
+  return normalised({ status, body: { ...rest, ...asked }, replayed: headers.get('Idempotent-Replayed') === 'true' })
 }
 const comparableModel = (response: ModelResponse): ModelResponse => normalised({ replayed: false, ...response })
 const normalised = ({ status, body, replayed = false }: ModelResponse): ModelResponse => {

@@ -2,7 +2,7 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { uuidv7 } from '../../../src/core/ids.ts'
 import { type Database, openDatabase } from '../../../src/db/client.ts'
@@ -13,7 +13,7 @@ import { until } from '../../support/humans.ts'
 
 const EVENTS = 10_000
 const STREAMS = 400
-const CHILD = join(import.meta.dirname, 'worker-child.ts')
+const CHILD = fileURLToPath(new URL('./worker-child.ts', import.meta.url))
 
 describe('the outbox with a receiver that fails in every way', () => {
   let home: TestDatabase
