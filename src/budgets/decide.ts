@@ -362,7 +362,7 @@ class Draft implements AccountChange {
       this.changed = true
       this.ledger.push({
         id: command.id,
-        kind: command.entry,
+        kind: command.entry ?? 'grant',
         agentId: null,
         holdId: null,
         ops,

@@ -98,7 +98,8 @@ export type SetEnvelopeCommand = CommandBase & {
 export type DeleteEnvelopeCommand = CommandBase & { readonly kind: 'delete_envelope'; readonly agentId: string }
 export type GrantCommand = CommandBase & {
   readonly kind: 'grant'
-  readonly entry: GrantKind
+  /** How the ledger calls it; `grant` when absent. */
+  readonly entry?: GrantKind
   /** Only a correction may be negative; it takes what is there and never goes below 0. */
   readonly ops: bigint
   readonly detail: string
