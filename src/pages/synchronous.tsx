@@ -4,7 +4,7 @@ const SOURCES = ['getBuiltinModule', 'mainModule'] as const
 /**
  * Makes hono/jsx render without AsyncLocalStorage. Our pages are synchronous and need none, but its first use in a process switches
  * on a hook for every promise of that process (until Node 24), which a clearance pays for as well
- * (docs/decisions/0009-pages-without-async-context.md). hono/jsx looks for it once, at the first rendering, and does without when
+ * (docs/decisions/0007-pages-without-async-context.md). hono/jsx looks for it once, at the first rendering, and does without when
  * there is none; so the first rendering happens here, where it finds none.
  */
 export function renderSynchronously(): void {
