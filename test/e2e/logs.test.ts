@@ -107,7 +107,8 @@ describe('the logs', () => {
     const broken = client.clear(key, { agent_id: key, model: key, estimated_tokens: 1 }).catch((error: unknown) => {
       if (!(error instanceof UnansweredError)) throw error
     })
-    await sql`select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'gvnr'`
+    await sql`select pg_terminate_backend(pid) from pg_stat_activity
+      where application_name = 'gvnr' and datname = current_database()`
     await broken
     await server.kill('SIGTERM')
 

@@ -20,7 +20,9 @@ afterAll(async () => {
   await home.drop()
 })
 
-const terminate = () => other`select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'gvnr'`
+/** Only those of this file's own database: other files test on the same server meanwhile. */
+const terminate = () => other`select pg_terminate_backend(pid) from pg_stat_activity
+  where application_name = 'gvnr' and datname = current_database()`
 
 test('a transaction whose connection is lost between two statements fails, and nothing of it stays', async () => {
   const transaction = database.sql.begin(async (tx) => {
