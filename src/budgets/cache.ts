@@ -68,8 +68,9 @@ export class AccountCache {
     if (account.envelopes.size > MAX_ENVELOPES_PER_ACCOUNT) account.envelopes = new Map()
     for (const [agentId, envelope] of change.charged) account.envelopes.set(agentId, envelope)
     for (const [agentId, envelope] of change.limited) account.envelopes.set(agentId, envelope)
-    for (const hold of change.newHolds) this.#holds.set(hold.holdId, { hold, owner: account })
-    for (const hold of change.resolvedHolds) if (hold.state !== HOLD_STATE.open) this.#holds.delete(hold.holdId)
+    for (const hold of change.newHolds) if (hold.state === HOLD_STATE.open) this.#holds.set(hold.holdId, { hold, owner: account })
+    for (const hold of change.renewedHolds) this.#holds.set(hold.holdId, { hold, owner: account })
+    for (const hold of change.resolvedHolds) this.#holds.delete(hold.holdId)
     this.#weigh(account)
   }
 

@@ -74,7 +74,7 @@ export function termsOf(raise: Raise, envelope: EnvelopeState | null, at_ms: num
  */
 export function withRaise(raise: Raise, envelope: EnvelopeState | null, at_ms: number): EnvelopeState | null {
   const raised = WINDOWS.indexOf(raise.window)
-  const before = envelope ?? { limits: NO_LIMITS, spent: NO_SPEND, clockMs: at_ms, createdMs: at_ms }
+  const before: EnvelopeState = envelope ?? { limits: NO_LIMITS, spent: NO_SPEND, clockMs: at_ms, createdMs: at_ms }
   if (raise.kind === 'extra' && before.limits[raised] === null) return null
   const amounts = mapWindows(NO_SPEND, (_, index) => {
     const current = extraAt(before.extra, index, at_ms)
@@ -82,10 +82,10 @@ export function withRaise(raise: Raise, envelope: EnvelopeState | null, at_ms: n
     return raise.kind === 'extra' ? current + raise.amount : 0n
   })
   return {
+    ...before,
     limits: mapWindows(before.limits, (limit, index) => (index === raised && raise.kind === 'limit' ? raise.amount : limit)),
     spent: spentAt(before, at_ms),
     extra: amounts.some((amount) => amount > 0n) ? { amounts, clockMs: at_ms } : null,
     clockMs: at_ms,
-    createdMs: before.createdMs,
   }
 }

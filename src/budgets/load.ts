@@ -84,8 +84,9 @@ function agentsOf(request: AccountCommands, set: HoldSet | undefined): Set<strin
   const agents = new Set([ACCOUNT_PATH])
   for (const command of request.commands) {
     if (command.kind === 'clear' || command.kind === 'settle') for (const level of command.path) agents.add(level)
-    else if (command.kind === 'set_envelope' || command.kind === 'delete_envelope') agents.add(command.agentId)
-    else if (command.kind === 'decide' && command.raise) agents.add(command.raise.agentId)
+    else if (command.kind === 'decide') {
+      if (command.raise) agents.add(command.raise.agentId)
+    } else if ('agentId' in command) agents.add(command.agentId)
   }
   if (set) for (const hold of set.holds.values()) for (const level of pathOf(hold.agentId)) agents.add(level)
   return agents
@@ -162,6 +163,7 @@ function holdIdsOf(commands: readonly Command[]): Set<string> {
   const ids = new Set<string>()
   for (const command of commands) {
     if (command.kind === 'clear' && command.resumed) ids.add(command.id)
+    else if (command.kind === 'renew') ids.add(command.holdId)
     else if ((command.kind === 'settle' || command.kind === 'release') && command.holdId !== null) ids.add(command.holdId)
   }
   return ids

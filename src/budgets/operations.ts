@@ -3,7 +3,7 @@ import { ceilDiv, type Nanousd, usdFromNanousd } from '../core/money.ts'
 import { defineOperation } from '../core/operation.ts'
 import { agentIdSchema, integer, modelSchema, plainLine, text } from '../core/text.ts'
 import type { BudgetService, EnvelopeView, Refusal } from './service.ts'
-import type { DenialReason, LimitView } from './state.ts'
+import { DENIAL_REASONS, type DenialReason, type LimitView } from './state.ts'
 import { WINDOWS } from './windows.ts'
 
 export type BudgetDeps = { readonly budgets: BudgetService }
@@ -153,6 +153,8 @@ export const deleteEnvelope = defineOperation({
 })
 
 const NEXT_STEP: Record<DenialReason, string> = {
+  suspended:
+    'Spending is suspended for limit_agent_id and everything below it. Stop, and ask the account owner; calling again is denied until it is resumed.',
   no_credits: 'The account has no governance operations left. Ask its owner to add some, then call again.',
   no_envelope:
     'No envelope covers this agent. Its owner sets one with set_envelope (PUT /v1/budget/envelope); do not make the call without it.',
@@ -189,6 +191,7 @@ const denialJson = (denial: Refusal, asked: { agent_id: string; model: string })
     reason: denial.reason,
     hint: NEXT_STEP[denial.reason],
   }
+  if (denial.suspendedPath !== undefined) return { ...base, limit_agent_id: denial.suspendedPath }
   if (denial.tightest === null) return base
   const { agentId, window, limit, resetMs } = denial.tightest
   const request = denial.reason === 'envelope_exceeded' ? approvalRequest(denial, denial.tightest, asked) : undefined
@@ -227,7 +230,7 @@ export const budgetClear = defineOperation({
     operations_remaining: ops.optional(),
     clearance_id: z.string().optional().describe('Give it to reconcile or release'),
     expires_at: unixMs.optional(),
-    reason: z.enum(['no_credits', 'no_envelope', 'envelope_exceeded']).optional(),
+    reason: z.enum(DENIAL_REASONS).optional(),
     hint: z.string().optional(),
     limit_agent_id: z.string().optional().describe('The envelope that refused'),
     window: windowSchema.optional(),

@@ -6,13 +6,14 @@ import { isWithin } from '../core/operation.ts'
 import type { Database } from '../db/client.ts'
 import { withDatabaseFailure } from '../db/failure.ts'
 import type { Catalogue } from '../prices/catalogue.ts'
-import { affordableTokens, estimateNanousd } from '../prices/cost.ts'
+import { affordableTokens, estimateNanousd, type TokenRates } from '../prices/cost.ts'
 import type { DecisionEngine } from './engine.ts'
 import { extraAt, limitsOf, spentAt, termsOf } from './envelope.ts'
 import { pathOf } from './path.ts'
 import type {
   Approval,
   DecideCommand,
+  Denial,
   DenialReason,
   GrantKind,
   LimitView,
@@ -24,6 +25,7 @@ import type {
   Usage,
 } from './state.ts'
 import { type LaneSql, loadLedgerEntries, readEnvelopes } from './store.ts'
+import { HOLD_KIND, type HoldKind } from './tables.ts'
 import { nextReset, WINDOWS, type Window } from './windows.ts'
 
 /** What a call creates is named by its operation id, so that a resumed call finds what the first one made. */
@@ -35,12 +37,24 @@ export type ClearRequest = {
   readonly estimatedTokens: number
   readonly estimatedInputTokens: number
   readonly hold_ms: number
+  /** A clearance when absent. */
+  readonly holdKind?: HoldKind
+}
+/** Something bought that is no model call, at a known price. */
+export type Purchase = {
+  readonly agentId: string
+  /** What is stored where a clearance has its model; up to 128 characters. */
+  readonly label: string
+  readonly cost: Nanousd
+  /** JSON, kept with the booking. */
+  readonly detail: string
 }
 export type Refusal = {
   readonly approved: false
   readonly reason: DenialReason
   readonly remaining: Nanousd
   readonly tightest: LimitView | null
+  readonly suspendedPath?: string
   readonly affordableTokens: number
   /** How much more the tightest limit would have to have left. */
   readonly shortfall: Nanousd
@@ -87,13 +101,101 @@ export class BudgetService {
       estimate,
       rates: rate,
       hold_ms: request.hold_ms,
+      ...(request.holdKind !== undefined && { holdKind: request.holdKind }),
     })
     if (outcome.approved) return outcome
-    return {
-      ...outcome,
-      affordableTokens: outcome.tightest === null ? 0 : affordableTokens(rate, outcome.remaining, request.estimatedInputTokens),
-      shortfall: outcome.tightest === null ? 0n : estimate - outcome.tightest.remaining,
-    }
+    const tokens = outcome.tightest === null ? 0 : affordableTokens(rate, outcome.remaining, request.estimatedInputTokens)
+    return refusalOf(outcome, estimate, tokens)
+  }
+
+  /** Charges a purchase and settles it in one step: approved, it is spent. */
+  async book(accountId: string, call: CallId, purchase: Purchase): Promise<Approval | Refusal> {
+    const outcome = await this.#engine.submit(accountId, {
+      kind: 'clear',
+      id: call.operationId,
+      resumed: call.resumed,
+      agentId: purchase.agentId,
+      path: pathOf(purchase.agentId),
+      model: purchase.label,
+      estimate: purchase.cost,
+      rates: NO_RATES,
+      hold_ms: 0,
+      holdKind: HOLD_KIND.booking,
+      detail: purchase.detail,
+    })
+    return outcome.approved ? outcome : refusalOf(outcome, purchase.cost, 0)
+  }
+
+  /**
+   * Keeps the reservation of a running call from expiring.
+   * @returns false when it is no longer open
+   */
+  async renew(accountId: string, call: CallId, reservationId: string, hold_ms: number): Promise<boolean> {
+    const command = { kind: 'renew' as const, id: call.operationId, resumed: call.resumed, holdId: reservationId, hold_ms }
+    return (await this.#engine.submit(accountId, command)).renewed
+  }
+
+  /**
+   * Settles a reservation with what the call really used, also after its expiry: only who forwards a call knows its end.
+   * @param detail how the usage is known, for the ledger
+   * @throws DomainError `no_pending_clearance` when it was released
+   */
+  async settleReservation(
+    accountId: string,
+    call: CallId,
+    request: { agentId: string; reservationId: string; usage: Usage; detail: string },
+  ): Promise<Resolved> {
+    const { agentId, reservationId, usage, detail } = request
+    const outcome = await this.#engine.submit(accountId, {
+      kind: 'settle',
+      id: call.operationId,
+      resumed: call.resumed,
+      agentId,
+      path: pathOf(agentId),
+      holdId: reservationId,
+      usage,
+      holdKind: HOLD_KIND.reservation,
+      detail,
+    })
+    return resolvedOrThrow(outcome)
+  }
+
+  /** Gives a reservation back: the call was never made, or cost nothing. */
+  async releaseReservation(accountId: string, call: CallId, reservationId: string): Promise<Resolved> {
+    const outcome = await this.#engine.submit(accountId, {
+      kind: 'release',
+      id: call.operationId,
+      resumed: call.resumed,
+      holdId: reservationId,
+      boundTo: null,
+      holdKind: HOLD_KIND.reservation,
+    })
+    return resolvedOrThrow(outcome)
+  }
+
+  /**
+   * Sets what an agent has spent in some windows back to 0. What was cleared before no longer counts there, whatever becomes of it.
+   * @throws DomainError `not_found` when the agent never had an envelope
+   */
+  async reset(accountId: string, call: CallId, agentId: string, windows: readonly Window[], detail: string): Promise<void> {
+    const { existed } = await this.#engine.submit(accountId, {
+      kind: 'reset',
+      id: call.operationId,
+      resumed: call.resumed,
+      agentId,
+      windows,
+      detail,
+    })
+    if (!existed) throw envelopeNotFound(agentId)
+  }
+
+  /**
+   * The kill switch: nothing is approved at or below a path (`*`: in the whole account) from the next decision on, or again.
+   * @returns false when that was so already
+   */
+  async setSuspended(accountId: string, call: CallId, agentId: string, suspended: boolean, detail: string): Promise<boolean> {
+    const command = { kind: 'suspend' as const, id: call.operationId, resumed: call.resumed, agentId, suspended, detail }
+    return (await this.#engine.submit(accountId, command)).changed
   }
 
   /**
@@ -239,6 +341,14 @@ export class BudgetService {
     })
   }
 }
+
+const NO_RATES: TokenRates = { input: 0n, output: 0n, cachedInput: 0n, cacheWrite: 0n, cacheWrite1h: 0n }
+
+const refusalOf = (denial: Denial, estimate: Nanousd, tokens: number): Refusal => ({
+  ...denial,
+  affordableTokens: tokens,
+  shortfall: denial.tightest === null ? 0n : estimate - denial.tightest.remaining,
+})
 
 const NIL_UUID = '00000000-0000-0000-0000-000000000000'
 /** An id of another shape names no clearance: answered like any unknown one. */

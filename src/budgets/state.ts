@@ -1,6 +1,6 @@
 import type { Nanousd } from '../core/money.ts'
 import type { TokenRates } from '../prices/cost.ts'
-import type { HOLD_KIND, HOLD_STATE } from './tables.ts'
+import type { HOLD_STATE, HoldKind, LEDGER_KINDS } from './tables.ts'
 import type { Window } from './windows.ts'
 
 /** One value per window, in the order of WINDOWS. */
@@ -17,12 +17,16 @@ export type EnvelopeState = {
   readonly clockMs: number
   readonly createdMs: number
   readonly extra?: Extra | null
+  /** The account version at which a window was last set back to 0; holds taken before it no longer count there. */
+  readonly resets?: PerWindow<bigint | null> | null
+  /** Set while nothing is approved at or below this path. */
+  readonly suspendedMs?: number | null
 }
 
 export type HoldState = {
   readonly holdId: string
   readonly agentId: string
-  readonly kind: (typeof HOLD_KIND)[keyof typeof HOLD_KIND]
+  readonly kind: HoldKind
   readonly state: (typeof HOLD_STATE)[keyof typeof HOLD_STATE]
   readonly model: string
   readonly estimate: Nanousd
@@ -37,6 +41,8 @@ export type HoldState = {
   readonly actual: Nanousd | null
   /** The first resolution's figures; every repeat answers these. */
   readonly outcome: Resolution | null
+  /** What was booked, as JSON. Written with the hold, not read back. */
+  readonly detail?: string | null
 }
 
 export type Resolution = { readonly drift: Nanousd; readonly remaining: Nanousd; readonly ops: bigint }
@@ -75,6 +81,10 @@ export type ClearCommand = CommandBase & {
   readonly estimate: Nanousd
   readonly rates: TokenRates
   readonly hold_ms: number
+  /** A clearance when absent. A booking is settled at once, at its estimate. */
+  readonly holdKind?: HoldKind
+  /** What is booked, as JSON. */
+  readonly detail?: string
 }
 export type SettleCommand = CommandBase & {
   readonly kind: 'settle'
@@ -83,19 +93,42 @@ export type SettleCommand = CommandBase & {
   /** null: the agent's most recent open hold. */
   readonly holdId: string | null
   readonly usage: Usage
+  /** The kind that may be settled; a clearance when absent. A reservation can be settled after its expiry too. */
+  readonly holdKind?: HoldKind
+  /** For the ledger: how the usage is known. */
+  readonly detail?: string
 }
 export type ReleaseCommand = CommandBase & {
   readonly kind: 'release'
   readonly holdId: string
   /** Set for a key bound to a path: holds outside it do not exist for this caller. */
   readonly boundTo: string | null
+  /** The kind that may be released; a clearance when absent. */
+  readonly holdKind?: HoldKind
 }
+/** Keeps the reservation of a call that still runs from expiring. */
+export type RenewCommand = CommandBase & { readonly kind: 'renew'; readonly holdId: string; readonly hold_ms: number }
 export type SetEnvelopeCommand = CommandBase & {
   readonly kind: 'set_envelope'
   readonly agentId: string
   readonly limits: PerWindow<Nanousd | null>
 }
 export type DeleteEnvelopeCommand = CommandBase & { readonly kind: 'delete_envelope'; readonly agentId: string }
+/** Sets what an agent path has spent in some windows back to 0. Holds taken before no longer count there. */
+export type ResetCommand = CommandBase & {
+  readonly kind: 'reset'
+  readonly agentId: string
+  readonly windows: readonly Window[]
+  /** For the ledger: who did it and why. */
+  readonly detail: string
+}
+/** The kill switch: from now on nothing is approved at or below a path (`*`: in the account), until it is resumed. */
+export type SuspendCommand = CommandBase & {
+  readonly kind: 'suspend'
+  readonly agentId: string
+  readonly suspended: boolean
+  readonly detail: string
+}
 export type GrantCommand = CommandBase & {
   readonly kind: 'grant'
   /** How the ledger calls it; `grant` when absent. */
@@ -137,8 +170,11 @@ export type Command =
   | ClearCommand
   | SettleCommand
   | ReleaseCommand
+  | RenewCommand
   | SetEnvelopeCommand
   | DeleteEnvelopeCommand
+  | ResetCommand
+  | SuspendCommand
   | GrantCommand
   | DecideCommand
 
@@ -166,8 +202,12 @@ export type Denial = {
   readonly reason: DenialReason
   readonly remaining: Nanousd
   readonly tightest: LimitView | null
+  /** The suspended path, when that is the reason. */
+  readonly suspendedPath?: string
 }
-export type DenialReason = 'no_credits' | 'no_envelope' | 'envelope_exceeded'
+/** In the order in which they are tested. */
+export const DENIAL_REASONS = ['suspended', 'no_credits', 'no_envelope', 'envelope_exceeded'] as const
+export type DenialReason = (typeof DENIAL_REASONS)[number]
 
 export type Resolved = Resolution & { readonly hold: HoldState; readonly replayed: boolean }
 export type Unresolved = { readonly error: 'no_envelope' | 'no_pending_clearance'; readonly expired: boolean }
@@ -177,8 +217,14 @@ export type OutcomeOf = {
   clear: Approval | Denial
   settle: Resolved | Unresolved
   release: Resolved | Unresolved
+  /** False when there is no such open hold any more. */
+  renew: { readonly renewed: boolean }
   set_envelope: { readonly tightest: LimitView }
   delete_envelope: { readonly existed: boolean }
+  /** False when the path never had an envelope, so that nothing was counted. */
+  reset: { readonly existed: boolean }
+  /** `changed`: it was not in that state already. */
+  suspend: { readonly changed: boolean }
   grant: { readonly ops: bigint }
   /** `changed`: the raise no longer starts from what was shown. `pending`: not yet expired, so no timeout. */
   decide: { readonly decided: ApprovalDecision } | { readonly refused: 'changed' | 'pending' }
@@ -188,6 +234,7 @@ export type Outcome = OutcomeOf[Command['kind']]
 export type DenialEntry = {
   readonly id: string
   readonly agentId: string
+  readonly kind: HoldKind
   readonly model: string
   readonly estimate: Nanousd
   readonly reason: DenialReason
@@ -196,7 +243,7 @@ export type DenialEntry = {
 }
 export type LedgerEntry = {
   readonly id: string
-  readonly kind: GrantKind | 'settle' | 'release' | 'limit' | 'approval'
+  readonly kind: (typeof LEDGER_KINDS)[number]
   readonly agentId: string | null
   readonly holdId: string | null
   readonly ops: bigint
@@ -220,6 +267,8 @@ export type AccountChange = {
   readonly limited: ReadonlyMap<string, EnvelopeState>
   readonly newHolds: readonly HoldState[]
   readonly resolvedHolds: readonly HoldState[]
+  /** Holds whose expiry moved. */
+  readonly renewedHolds: readonly HoldState[]
   readonly denials: readonly DenialEntry[]
   readonly ledger: readonly LedgerEntry[]
   readonly decisions: readonly DecisionEntry[]

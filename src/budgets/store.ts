@@ -18,7 +18,7 @@ const EXTRAS =
   'extra_hourly_nanousd, extra_daily_nanousd, extra_weekly_nanousd, extra_monthly_nanousd, extra_session_nanousd, extra_clock_ms'
 const ACCOUNT_COLUMNS = 'a.account_id, a.version, a.ops, a.clock_ms, a.event_mask'
 /** Of envelopes e, for `envelopeOf`. */
-export const ENVELOPE_COLUMNS = `${LIMITS}, ${SPENDS}, ${EXTRAS}, e.clock_ms as envelope_clock_ms, e.created_ms`
+export const ENVELOPE_COLUMNS = `${LIMITS}, ${SPENDS}, ${EXTRAS}, resets, suspended_ms, e.clock_ms as envelope_clock_ms, e.created_ms`
 const HOLD_COLUMNS =
   'h.hold_id, h.agent_id, h.kind, h.state, h.model, h.estimate_nanousd, h.rates, h.charged, h.taken_ms, h.taken_version, h.expires_ms, h.resolved_ms, h.actual_nanousd, h.outcome'
 
@@ -196,40 +196,49 @@ function writeStatement(changes: readonly AccountChange[], companions: readonly 
   const limited = rowsOf(changes, (change) => change.limited)
   if (limited.length > 0) {
     parts.push(`limited as (
-  insert into envelopes (account_id, agent_id, ${LIMITS}, ${SPENDS}, ${EXTRAS}, clock_ms, created_ms)
-  select * from unnest(${p.add('uuid', limited, (r, a) => a.raw(r[0]))}, ${p.add('text', limited, (r, a) => a.text(r[1][0]))}, ${limitParameters(p, limited)}, ${spendParameters(p, limited)}, ${extraParameters(p, limited)}, ${p.add('bigint', limited, (r, a) => a.raw(r[1][1].clockMs))}, ${p.add('bigint', limited, (r, a) => a.raw(r[1][1].createdMs))}) u(account_id)
+  insert into envelopes (account_id, agent_id, ${LIMITS}, ${SPENDS}, ${EXTRAS}, resets, suspended_ms, clock_ms, created_ms)
+  select * from unnest(${p.add('uuid', limited, (r, a) => a.raw(r[0]))}, ${p.add('text', limited, (r, a) => a.text(r[1][0]))}, ${limitParameters(p, limited)}, ${spendParameters(p, limited)}, ${extraParameters(p, limited)}, ${p.add('text', limited, (r, a) => a.text(encodeResets(r[1][1].resets)))}, ${p.add('bigint', limited, (r, a) => a.raw(r[1][1].suspendedMs ?? null))}, ${p.add('bigint', limited, (r, a) => a.raw(r[1][1].clockMs))}, ${p.add('bigint', limited, (r, a) => a.raw(r[1][1].createdMs))}) u(account_id)
   where ${IN_LOCKED}
-  on conflict (account_id, agent_id) do update set (${LIMITS}, ${SPENDS}, ${EXTRAS}, clock_ms) = (${excluded(LIMITS)}, ${excluded(SPENDS)}, ${excluded(EXTRAS)}, excluded.clock_ms))`)
+  on conflict (account_id, agent_id) do update set (${LIMITS}, ${SPENDS}, ${EXTRAS}, resets, suspended_ms, clock_ms) = (${excluded(LIMITS)}, ${excluded(SPENDS)}, ${excluded(EXTRAS)}, excluded.resets, excluded.suspended_ms, excluded.clock_ms))`)
   }
   const held = listsOf(changes, (change) => change.newHolds)
-  if (held.length > 0) {
-    parts.push(`held as (
-  insert into holds (account_id, hold_id, agent_id, kind, state, model, estimate_nanousd, rates, charged, taken_ms, taken_version, expires_ms)
-  select u.account_id, u.hold_id, u.agent_id, u.kind, ${HOLD_STATE.open}, u.model, u.estimate, u.rates, u.charged, u.taken_ms, u.taken_version, u.expires_ms
-  from unnest(${p.add('uuid', held, (r, a) => a.raw(r[0]))}, ${p.add('uuid', held, (r, a) => a.raw(r[1].holdId))}, ${p.add('text', held, (r, a) => a.text(r[1].agentId))}, ${p.add('smallint', held, (r, a) => a.raw(r[1].kind))}, ${p.add('text', held, (r, a) => a.text(r[1].model))}, ${p.add('bigint', held, (r, a) => a.raw(r[1].estimate))}, ${p.add('text', held, (r, a) => a.text(encodeRates(r[1].rates)))}, ${p.add('text', held, (r, a) => a.raw(r[1].charged))}, ${p.add('bigint', held, (r, a) => a.raw(r[1].takenMs))}, ${p.add('bigint', held, (r, a) => a.raw(r[1].takenVersion))}, ${p.add('bigint', held, (r, a) => a.raw(r[1].expiresMs))}) u(account_id, hold_id, agent_id, kind, model, estimate, rates, charged, taken_ms, taken_version, expires_ms)
-  where ${IN_LOCKED})`)
+  const open = held.filter(([, hold]) => hold.state === HOLD_STATE.open)
+  const booked = open.length === held.length ? [] : held.filter(([, hold]) => hold.state !== HOLD_STATE.open)
+  if (open.length > 0) parts.push(`held as (${insertHolds(p, open, `${HOLD_STATE.open}`, '', '')})`)
+  if (booked.length > 0) {
+    const more = `${p.add('bigint', booked, (r, a) => a.raw(r[1].resolvedMs))}, ${p.add('bigint', booked, (r, a) => a.raw(r[1].actual))}, ${p.add('text', booked, (r, a) => a.text(encodeResolution(r[1].outcome)))}, ${p.add('text', booked, (r, a) => a.text(r[1].detail ?? null))}`
+    parts.push(
+      `booked as (${insertHolds(p, booked, `${HOLD_STATE.settled}`, more, ', resolved_ms, actual_nanousd, outcome, detail')})`,
+    )
   }
   const resolved = listsOf(changes, (change) => change.resolvedHolds)
   if (resolved.length > 0) {
     parts.push(`resolved as (
   update holds h set state = u.state, resolved_ms = u.resolved_ms, actual_nanousd = u.actual, outcome = u.outcome
-  from unnest(${p.add('uuid', resolved, (r, a) => a.raw(r[0]))}, ${p.add('uuid', resolved, (r, a) => a.raw(r[1].holdId))}, ${p.add('smallint', resolved, (r, a) => a.raw(r[1].state))}, ${p.add('bigint', resolved, (r, a) => a.raw(r[1].resolvedMs))}, ${p.add('bigint', resolved, (r, a) => a.raw(r[1].actual))}, ${p.add('text', resolved, (r, a) => a.text(encodeResolution(r[1].outcome)))}) u(account_id, hold_id, state, resolved_ms, actual, outcome)
+  from unnest(${p.add('uuid', resolved, (r, a) => a.raw(r[0].account.accountId))}, ${p.add('uuid', resolved, (r, a) => a.raw(r[1].holdId))}, ${p.add('smallint', resolved, (r, a) => a.raw(r[1].state))}, ${p.add('bigint', resolved, (r, a) => a.raw(r[1].resolvedMs))}, ${p.add('bigint', resolved, (r, a) => a.raw(r[1].actual))}, ${p.add('text', resolved, (r, a) => a.text(encodeResolution(r[1].outcome)))}) u(account_id, hold_id, state, resolved_ms, actual, outcome)
+  where h.account_id = u.account_id and h.hold_id = u.hold_id and ${IN_LOCKED})`)
+  }
+  const renewed = listsOf(changes, (change) => change.renewedHolds)
+  if (renewed.length > 0) {
+    parts.push(`renewed as (
+  update holds h set expires_ms = u.expires_ms
+  from unnest(${p.add('uuid', renewed, (r, a) => a.raw(r[0].account.accountId))}, ${p.add('uuid', renewed, (r, a) => a.raw(r[1].holdId))}, ${p.add('bigint', renewed, (r, a) => a.raw(r[1].expiresMs))}) u(account_id, hold_id, expires_ms)
   where h.account_id = u.account_id and h.hold_id = u.hold_id and ${IN_LOCKED})`)
   }
   const denied = listsOf(changes, (change) => change.denials)
   if (denied.length > 0) {
     // A request taken up after a crash may have left its denial already; ids are otherwise never reused.
     parts.push(`denied as (
-  insert into denials (account_id, denial_id, agent_id, model, estimate_nanousd, reason, denied_ms)
-  select * from unnest(${p.add('uuid', denied, (r, a) => a.raw(r[0]))}, ${p.add('uuid', denied, (r, a) => a.raw(r[1].id))}, ${p.add('text', denied, (r, a) => a.text(r[1].agentId))}, ${p.add('text', denied, (r, a) => a.text(r[1].model))}, ${p.add('bigint', denied, (r, a) => a.raw(r[1].estimate))}, ${p.add('text', denied, (r, a) => a.raw(r[1].reason))}, ${p.add('bigint', denied, (r, a) => a.raw(r[1].atMs))}) u(account_id)
+  insert into denials (account_id, denial_id, agent_id, kind, model, estimate_nanousd, reason, denied_ms, version)
+  select * from unnest(${p.add('uuid', denied, (r, a) => a.raw(r[0].account.accountId))}, ${p.add('uuid', denied, (r, a) => a.raw(r[1].id))}, ${p.add('text', denied, (r, a) => a.text(r[1].agentId))}, ${p.add('smallint', denied, (r, a) => a.raw(r[1].kind))}, ${p.add('text', denied, (r, a) => a.text(r[1].model))}, ${p.add('bigint', denied, (r, a) => a.raw(r[1].estimate))}, ${p.add('text', denied, (r, a) => a.raw(r[1].reason))}, ${p.add('bigint', denied, (r, a) => a.raw(r[1].atMs))}, ${p.add('bigint', denied, (r, a) => a.raw(versionAfter(r[0])))}) u(account_id)
   where ${IN_LOCKED} on conflict do nothing)`)
   }
   const entries = listsOf(changes, (change) => change.ledger)
   if (entries.length > 0) {
     // As with holds, an id that is taken must fail: the same command was carried out by another process meanwhile.
     parts.push(`entries as (
-  insert into ledger (account_id, entry_id, kind, agent_id, hold_id, ops_delta, amount_nanousd, detail, at_ms)
-  select * from unnest(${p.add('uuid', entries, (r, a) => a.raw(r[0]))}, ${p.add('uuid', entries, (r, a) => a.raw(r[1].id))}, ${p.add('text', entries, (r, a) => a.raw(r[1].kind))}, ${p.add('text', entries, (r, a) => a.text(r[1].agentId))}, ${p.add('uuid', entries, (r, a) => a.raw(r[1].holdId))}, ${p.add('bigint', entries, (r, a) => a.raw(r[1].ops))}, ${p.add('bigint', entries, (r, a) => a.raw(r[1].amount))}, ${p.add('text', entries, (r, a) => a.text(r[1].detail))}, ${p.add('bigint', entries, (r, a) => a.raw(r[1].atMs))}) u(account_id)
+  insert into ledger (account_id, entry_id, kind, agent_id, hold_id, ops_delta, amount_nanousd, detail, at_ms, version)
+  select * from unnest(${p.add('uuid', entries, (r, a) => a.raw(r[0].account.accountId))}, ${p.add('uuid', entries, (r, a) => a.raw(r[1].id))}, ${p.add('text', entries, (r, a) => a.raw(r[1].kind))}, ${p.add('text', entries, (r, a) => a.text(r[1].agentId))}, ${p.add('uuid', entries, (r, a) => a.raw(r[1].holdId))}, ${p.add('bigint', entries, (r, a) => a.raw(r[1].ops))}, ${p.add('bigint', entries, (r, a) => a.raw(r[1].amount))}, ${p.add('text', entries, (r, a) => a.text(r[1].detail))}, ${p.add('bigint', entries, (r, a) => a.raw(r[1].atMs))}, ${p.add('bigint', entries, (r, a) => a.raw(versionAfter(r[0])))}) u(account_id)
   where ${IN_LOCKED})`)
   }
   const used: CompanionPart[] = []
@@ -249,8 +258,35 @@ const rowsOf = (
   rows: (change: AccountChange) => ReadonlyMap<string, EnvelopeState>,
 ): EnvelopeRow[] => changes.flatMap((change) => [...rows(change)].map((entry) => [change.account.accountId, entry] as const))
 
-const listsOf = <T>(changes: readonly AccountChange[], rows: (change: AccountChange) => readonly T[]) =>
-  changes.flatMap((change) => rows(change).map((row) => [change.account.accountId, row] as const))
+type ChangeRow<T> = readonly [change: AccountChange, row: T]
+const listsOf = <T>(changes: readonly AccountChange[], rows: (change: AccountChange) => readonly T[]): ChangeRow<T>[] =>
+  changes.flatMap((change) => rows(change).map((row) => [change, row] as const))
+
+/** The account's version once the change is stored. */
+const versionAfter = (change: AccountChange): bigint => change.account.version + (change.changed ? 1n : 0n)
+
+/** @param more placeholders of the arrays of further `columns` */
+function insertHolds(p: Parameters, rows: ChangeRow<HoldState>[], state: string, more: string, columns: string): string {
+  const base = 'account_id, hold_id, agent_id, kind, model, estimate_nanousd, rates, charged, taken_ms, taken_version, expires_ms'
+  const arrays = [
+    p.add('uuid', rows, ([change], a) => a.raw(change.account.accountId)),
+    p.add('uuid', rows, ([, hold], a) => a.raw(hold.holdId)),
+    p.add('text', rows, ([, hold], a) => a.text(hold.agentId)),
+    p.add('smallint', rows, ([, hold], a) => a.raw(hold.kind)),
+    p.add('text', rows, ([, hold], a) => a.text(hold.model)),
+    p.add('bigint', rows, ([, hold], a) => a.raw(hold.estimate)),
+    p.add('text', rows, ([, hold], a) => a.text(encodeRates(hold.rates))),
+    p.add('text', rows, ([, hold], a) => a.raw(hold.charged)),
+    p.add('bigint', rows, ([, hold], a) => a.raw(hold.takenMs)),
+    p.add('bigint', rows, ([, hold], a) => a.raw(hold.takenVersion)),
+    p.add('bigint', rows, ([, hold], a) => a.raw(hold.expiresMs)),
+  ]
+  if (more !== '') arrays.push(more)
+  return `
+  insert into holds (${base}${columns}, state)
+  select u.*, ${state} from unnest(${arrays.join(', ')}) u(${base}${columns})
+  where ${IN_LOCKED}`
+}
 
 const spendParameters = (p: Parameters, rows: readonly EnvelopeRow[]): string =>
   [0, 1, 2, 3, 4].map((index) => p.add('bigint', rows, (r, a) => a.raw(r[1][1].spent[index] ?? 0n))).join(', ')
@@ -275,6 +311,14 @@ function encodeRates(rates: TokenRates): string {
 function decodeRates(text: string): TokenRates {
   const [input = 0n, output = 0n, cachedInput = 0n, cacheWrite = 0n, cacheWrite1h = 0n] = text.split(',').map(BigInt)
   return { input, output, cachedInput, cacheWrite, cacheWrite1h }
+}
+
+/** One version per window, empty for none. */
+const encodeResets = (resets: PerWindow<bigint | null> | null | undefined): string | null =>
+  resets ? resets.map((version) => version ?? '').join(',') : null
+function decodeResets(text: string): PerWindow<bigint | null> {
+  const versions = text.split(',').map((version) => (version === '' ? null : BigInt(version)))
+  return versions as unknown as PerWindow<bigint | null>
 }
 
 const encodeResolution = (outcome: Resolution | null): string | null =>
@@ -312,6 +356,8 @@ export function envelopeOf(row: Row): EnvelopeState {
     clockMs: Number(row.envelope_clock_ms),
     createdMs: Number(row.created_ms),
     extra: row.extra_clock_ms === null ? null : extraOf(row),
+    resets: row.resets === null ? null : decodeResets(row.resets as string),
+    suspendedMs: row.suspended_ms === null ? null : Number(row.suspended_ms),
   }
 }
 

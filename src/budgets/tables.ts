@@ -30,6 +30,10 @@ export const envelopes = pgTable(
     extraMonthlyNanousd: money('extra_monthly_nanousd'),
     extraSessionNanousd: money('extra_session_nanousd'),
     extraClockMs: ms('extra_clock_ms'),
+    /** Windows that were set back to 0, with the account version that did it (`session:41`); holds taken before it no longer count there. */
+    resets: text('resets'),
+    /** Since when nothing is approved at or below this path; null when it is not suspended. */
+    suspendedMs: ms('suspended_ms'),
     /** The time of the last write: says which instance of each window the spent figures belong to. */
     clockMs: ms('clock_ms').notNull(),
     createdMs: ms('created_ms').notNull(),
@@ -39,8 +43,12 @@ export const envelopes = pgTable(
 
 /** `holds.state`: open → settled | released. An open hold past `expires_ms` is expired and stays counted at its estimate. */
 export const HOLD_STATE = { open: 0, settled: 1, released: 2 } as const
-/** `holds.kind`: what made the hold. */
-export const HOLD_KIND = { clearance: 0 } as const
+/**
+ * `holds.kind`: what made the hold. A booking is settled as it is made; a reservation belongs to a call that the proxy forwards, which keeps
+ * it open as long as the call runs.
+ */
+export const HOLD_KIND = { clearance: 0, booking: 1, reservation: 2 } as const
+export type HoldKind = (typeof HOLD_KIND)[keyof typeof HOLD_KIND]
 
 /**
  * Approved spends. The row is itself the ledger entry for its op and its estimate; settling and releasing
@@ -68,6 +76,8 @@ export const holds = pgTable(
     actualNanousd: money('actual_nanousd'),
     /** The figures of the first resolution, answered again to every repeat. */
     outcome: text('outcome'),
+    /** What was booked, as JSON; null for other kinds. */
+    detail: text('detail'),
   },
   (t) => [
     primaryKey({ columns: [t.accountId, t.holdId] }),
@@ -82,13 +92,30 @@ export const denials = pgTable(
     accountId: uuid('account_id').notNull(),
     denialId: uuid('denial_id').notNull(),
     agentId: text('agent_id').notNull(),
+    /** Of the hold it would have become. */
+    kind: smallint('kind').notNull().default(0),
     model: text('model').notNull(),
     estimateNanousd: money('estimate_nanousd').notNull(),
     reason: text('reason').notNull(),
     deniedMs: ms('denied_ms').notNull(),
+    /** The account's version after the batch that denied it; denials alone do not raise it. */
+    version: bigint('version', { mode: 'bigint' }).notNull().default(sql`0`),
   },
   (t) => [primaryKey({ columns: [t.accountId, t.denialId] })],
 )
+
+export const LEDGER_KINDS = [
+  'grant',
+  'topup',
+  'correction',
+  'settle',
+  'release',
+  'limit',
+  'approval',
+  'reset',
+  'suspend',
+  'resume',
+] as const
 
 /** Append-only: every movement that is not a hold. Holds plus ledger recompute every balance. */
 export const ledger = pgTable(
@@ -96,7 +123,7 @@ export const ledger = pgTable(
   {
     accountId: uuid('account_id').notNull(),
     entryId: uuid('entry_id').notNull(),
-    kind: text('kind', { enum: ['grant', 'topup', 'correction', 'settle', 'release', 'limit', 'approval'] }).notNull(),
+    kind: text('kind', { enum: LEDGER_KINDS }).notNull(),
     agentId: text('agent_id'),
     holdId: uuid('hold_id'),
     opsDelta: bigint('ops_delta', { mode: 'bigint' }).notNull(),
@@ -104,6 +131,8 @@ export const ledger = pgTable(
     /** What it was for, e.g. "signup", or the new limits of an envelope. */
     detail: text('detail').notNull(),
     atMs: ms('at_ms').notNull(),
+    /** The account's version that this entry made. */
+    version: bigint('version', { mode: 'bigint' }).notNull().default(sql`0`),
   },
   (t) => [primaryKey({ columns: [t.accountId, t.entryId] })],
 )

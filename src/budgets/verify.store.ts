@@ -1,7 +1,7 @@
 import type { QuerySql } from '../db/client.ts'
 import type { EnvelopeState } from './state.ts'
 import { ENVELOPE_COLUMNS, envelopeOf } from './store.ts'
-import { HOLD_STATE } from './tables.ts'
+import { HOLD_KIND, HOLD_STATE } from './tables.ts'
 
 /** A snapshot of one moment. Everything is read from it page by page, in key order. */
 export type Snapshot = { readonly sql: QuerySql; readonly prepare: boolean }
@@ -68,6 +68,7 @@ export type HoldRow = {
   readonly agentId: string
   readonly charged: string
   readonly takenMs: number
+  readonly takenVersion: bigint
   readonly counted: bigint
 }
 
@@ -79,7 +80,7 @@ export async function nextHolds(
 ): Promise<HoldRow[]> {
   const rows = await query(
     snapshot,
-    `select account_id, hold_id, agent_id, charged, taken_ms,
+    `select account_id, hold_id, agent_id, charged, taken_ms, taken_version,
        case state when ${HOLD_STATE.settled} then actual_nanousd when ${HOLD_STATE.released} then 0 else estimate_nanousd end as counted
      from holds where account_id between $1 and $2 and (account_id, hold_id) > ($3, $4) order by account_id, hold_id limit $5`,
     [first, last, after.accountId, after.holdId, String(limit)],
@@ -90,6 +91,7 @@ export async function nextHolds(
     agentId: row.agent_id as string,
     charged: row.charged as string,
     takenMs: Number(row.taken_ms),
+    takenVersion: row.taken_version as bigint,
     counted: row.counted as bigint,
   }))
 }
@@ -102,7 +104,7 @@ export type SettlementRow = {
   readonly booked: bigint | null
 }
 
-/** Every resolved hold has exactly one ledger entry, of its drift, and every such entry has its hold. @returns those that have not */
+/** Every hold that was resolved (a booking is when it is made) has exactly one ledger entry, of its drift, and every such entry has its hold. @returns those that have not */
 export async function brokenSettlements(
   snapshot: Snapshot,
   { first, last }: AccountRange,
@@ -112,7 +114,7 @@ export async function brokenSettlements(
     snapshot,
     `select account_id, hold_id, h.drift, l.booked
      from (select account_id, hold_id, actual_nanousd - estimate_nanousd as drift from holds
-           where state <> ${HOLD_STATE.open} and account_id between $1 and $2) h
+           where state <> ${HOLD_STATE.open} and kind <> ${HOLD_KIND.booking} and account_id between $1 and $2) h
      full join (select account_id, hold_id, sum(amount_nanousd)::bigint as booked, count(*) as entries from ledger
            where kind in ('settle', 'release') and account_id between $1 and $2 group by account_id, hold_id) l using (account_id, hold_id)
      where h.drift is distinct from l.booked or l.entries <> 1 order by account_id, hold_id limit $3`,

@@ -54,7 +54,7 @@ const PAGE_ROWS = 5000
 
 /**
  * Recomputes every balance from what is append-only and compares (DESIGN 3): the quota is the sum of the ledger less one op per hold;
- * what an envelope has spent in a window is the sum of the holds charged to it that were taken in the window instance of its last write,
+ * what an envelope has spent in a window is the sum of the holds charged to it that were taken in the window instance of its last write and not before it was reset,
  * each at its actual cost once settled, at nothing when released, else at its estimate. Reads one consistent snapshot, so it may run
  * beside a working server, in bounded memory.
  */
@@ -158,7 +158,10 @@ class EnvelopeSum {
 
   add(hold: HoldRow): void {
     for (const [index, window] of WINDOWS.entries())
-      if (instanceStart(window, hold.takenMs) === this.#starts[index])
+      if (
+        instanceStart(window, hold.takenMs) === this.#starts[index] &&
+        hold.takenVersion >= (this.#row.envelope.resets?.[index] ?? 0n)
+      )
         this.#spent[index] = (this.#spent[index] ?? 0n) + hold.counted
   }
 

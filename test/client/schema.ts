@@ -844,7 +844,7 @@ export interface components {
       /** @description Unix milliseconds */
       expires_at?: number
       /** @enum {string} */
-      reason?: 'no_credits' | 'no_envelope' | 'envelope_exceeded'
+      reason?: 'suspended' | 'no_credits' | 'no_envelope' | 'envelope_exceeded'
       hint?: string
       /** @description The envelope that refused */
       limit_agent_id?: string

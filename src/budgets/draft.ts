@@ -1,0 +1,91 @@
+import type { Nanousd } from '../core/money.ts'
+import { tighter, tightestOf } from './envelope.ts'
+import type {
+  AccountChange,
+  AccountState,
+  DecisionEntry,
+  DenialEntry,
+  EnvelopeState,
+  HoldState,
+  LedgerEntry,
+  LimitView,
+} from './state.ts'
+
+type Entry = Pick<LedgerEntry, 'id' | 'kind'> & Partial<LedgerEntry>
+
+/** An account's state while a batch is decided: what was handed in, under what the commands before have changed. */
+export class Draft implements AccountChange {
+  readonly account: AccountState
+  changed = false
+  ops: bigint
+  readonly clockMs: number
+  readonly charged = new Map<string, EnvelopeState>()
+  readonly limited = new Map<string, EnvelopeState>()
+  readonly newHolds: HoldState[] = []
+  readonly renewedHolds: HoldState[] = []
+  readonly denials: DenialEntry[] = []
+  readonly ledger: LedgerEntry[] = []
+  readonly decisions: DecisionEntry[] = []
+  readonly #resolved = new Map<string, HoldState>()
+
+  constructor(account: AccountState, now_ms: number) {
+    this.account = account
+    this.ops = account.ops
+    this.clockMs = Math.max(now_ms, account.clockMs)
+  }
+
+  /** The version that this batch makes of the account. */
+  get version(): bigint {
+    return this.account.version + 1n
+  }
+
+  get resolvedHolds(): HoldState[] {
+    return [...this.#resolved.values()]
+  }
+
+  envelope(agentId: string): EnvelopeState | null {
+    return this.limited.get(agentId) ?? this.charged.get(agentId) ?? this.account.envelopes.get(agentId) ?? null
+  }
+
+  hold(holdId: string): HoldState | undefined {
+    return this.#resolved.get(holdId) ?? this.account.holds.get(holdId)
+  }
+
+  resolve(hold: HoldState): void {
+    this.#resolved.set(hold.holdId, hold)
+  }
+
+  /** Stores the spend of an envelope that has a row. */
+  charge(agentId: string, envelope: EnvelopeState): void {
+    if (this.limited.has(agentId)) this.limited.set(agentId, envelope)
+    else this.charged.set(agentId, envelope)
+  }
+
+  /** Stores the whole of an envelope, which may be new. */
+  limit(agentId: string, envelope: EnvelopeState): void {
+    this.charged.delete(agentId)
+    this.limited.set(agentId, envelope)
+    this.changed = true
+  }
+
+  /** Adds to the ledger, at this batch's time. */
+  record(entry: Entry): void {
+    this.changed = true
+    this.ledger.push({ agentId: null, holdId: null, ops: 0n, amount: 0n, detail: '', atMs: this.clockMs, ...entry })
+  }
+
+  tightest(path: readonly string[]): LimitView | null {
+    let tightest: LimitView | null = null
+    for (const agentId of path) {
+      const envelope = this.envelope(agentId)
+      const own = envelope && tightestOf(agentId, envelope, this.clockMs)
+      if (own) tightest = tighter(tightest, own)
+    }
+    return tightest
+  }
+
+  /** What the tightest limit on a path has left, never below 0; 0 where nothing caps it. */
+  remaining(path: readonly string[]): Nanousd {
+    return this.tightest(path)?.remaining ?? 0n
+  }
+}
