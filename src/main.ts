@@ -1,8 +1,5 @@
-import { existsSync } from 'node:fs'
 import type { ServerResponse } from 'node:http'
 import { Server as NetServer } from 'node:net'
-import { dirname, join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { type ServerType, serve } from '@hono/node-server'
 import { createApp } from './app.ts'
 import { ConfigError, readConfig } from './config.ts'
@@ -10,6 +7,7 @@ import { SyncedClock } from './core/clock.ts'
 import { createLog, type Log } from './core/log.ts'
 import { type Database, openDatabase } from './db/client.ts'
 import { migrateDatabase } from './db/migrate.ts'
+import { migrationsFolder } from './package-root.ts'
 import { answerUnparsed } from './transport/unparsed.ts'
 
 const CLOCK_SYNC_MS = 10_000
@@ -32,7 +30,7 @@ async function main(): Promise<void> {
     ...(config.DB_PREPARE ? {} : { prepare: false }),
     log: (message) => log.info(message),
   })
-  await migrateDatabase(database, join(packageRoot(), 'migrations'))
+  await migrateDatabase(database, migrationsFolder())
   const clock = new SyncedClock()
   const syncClock = () => clock.sync(() => databaseTime(database))
   await syncClock()
@@ -100,13 +98,6 @@ const databaseTime = async (database: Database): Promise<number> => {
     prepare: database.prepare,
   })
   return Number(row?.now_ms)
-}
-
-/** The folder that holds package.json, from the source tree and from the bundle alike. */
-function packageRoot(): string {
-  let folder = dirname(fileURLToPath(import.meta.url))
-  while (!existsSync(join(folder, 'package.json'))) folder = dirname(folder)
-  return folder
 }
 
 const welcome = (origin: string): string => `

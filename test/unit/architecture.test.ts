@@ -20,6 +20,8 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   notifications: ['core', 'db', 'accounts', 'budgets'],
   approvals: ['core', 'db', 'accounts', 'budgets', 'notifications'],
   transport: ['core', 'accounts', 'budgets', 'rate', 'idempotency', 'prices', 'billing', 'approvals', 'notifications'],
+  // Commands stand beside main.ts: they wire what they need.
+  cli: ['app', 'core', 'db', 'accounts', 'billing', 'budgets'],
   pages: ['core', 'accounts', 'budgets', 'rate', 'prices', 'billing', 'approvals'],
 }
 
