@@ -1,4 +1,4 @@
-// Writes what is generated from the operations: openapi.json, server.json and test/client/schema.ts. With `--check` it
+// Writes what is generated from the operations: openapi.json, server.json and src/client/schema.ts. With `--check` it
 // writes nothing and fails when one of them is stale.
 import { execFileSync } from 'node:child_process'
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
@@ -9,7 +9,7 @@ import { registryEntry } from '../src/transport/discovery.ts'
 import { openApiDocument, openApiText } from '../src/transport/openapi.ts'
 import { VERSION } from '../src/version.ts'
 
-const CLIENT_TYPES = 'test/client/schema.ts'
+const CLIENT_TYPES = 'src/client/schema.ts'
 
 const document = openApiText(openApiDocument(operations, { version: VERSION }))
 const types = astToString(await openapiTypescript(document))

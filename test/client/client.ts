@@ -1,4 +1,4 @@
-import type { paths } from './schema.ts'
+import type { paths } from '../../src/client/schema.ts'
 
 type Method = 'get' | 'put' | 'post' | 'delete'
 type Operations = { [Path in keyof paths]: { [M in Method]: NonNullable<paths[Path][M]> } }

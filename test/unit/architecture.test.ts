@@ -10,6 +10,8 @@ const SRC = join(import.meta.dirname, '../../src')
  */
 const MAY_IMPORT: Record<string, readonly string[]> = {
   core: [],
+  // The client kit is shipped by itself.
+  client: [],
   db: ['core'],
   prices: ['core'],
   accounts: ['core', 'db'],

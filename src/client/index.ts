@@ -1,0 +1,8 @@
+export { governAnthropic, governFetch, governOpenAI } from './adapters/fetch.ts'
+export { gvnrCallbacks } from './adapters/langchain.ts'
+export { gvnrMiddleware } from './adapters/vercel.ts'
+export { type Outcome, type Plan, type Policy, type WithBudgetOptions, withBudget } from './budget.ts'
+export { createGvnr, type Gvnr, type GvnrOptions } from './client.ts'
+export { type Asked, BudgetDenied, budgetDenied, GvnrError } from './errors.ts'
+export type * from './types.ts'
+export { usageOf } from './usage.ts'
