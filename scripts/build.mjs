@@ -45,8 +45,12 @@ const { metafile } = await build({
   },
 })
 // Which packages the bundle is made of, for scripts/sbom.mjs.
-const bundled = Object.keys(metafile.inputs).map((path) => /^(?:.*\/)?node_modules\/((?:@[^/]+\/)?[^/]+)\//.exec(path)?.[1])
-writeFileSync('dist/bundled.json', `${JSON.stringify([...new Set(bundled.filter(Boolean))].sort())}\n`)
+const folders = Object.keys(metafile.inputs).map((path) => /^(?:.*\/)?node_modules\/(?:@[^/]+\/)?[^/]+(?=\/)/.exec(path)?.[0])
+const bundled = [...new Set(folders.filter(Boolean))].map((folder) => {
+  const { name, version } = JSON.parse(readFileSync(`${folder}/package.json`, 'utf8'))
+  return `${name}@${version}`
+})
+writeFileSync('dist/bundled.json', `${JSON.stringify(bundled.sort())}\n`)
 // `npx gvnr`.
 chmodSync('dist/cli.js', 0o755)
 
