@@ -50,7 +50,7 @@ const bundled = [...new Set(folders.filter(Boolean))].map((folder) => {
   const { name, version } = JSON.parse(readFileSync(`${folder}/package.json`, 'utf8'))
   return `${name}@${version}`
 })
-writeFileSync('dist/bundled.json', `${JSON.stringify(bundled.sort())}\n`)
+writeFileSync('dist/bundled.json', `${JSON.stringify([...new Set(bundled)].sort())}\n`)
 // `npx gvnr`.
 chmodSync('dist/cli.js', 0o755)
 

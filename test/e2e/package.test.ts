@@ -62,7 +62,7 @@ describe('the package', () => {
       const [, origin] = /Gvnr answers at (\S+)/.exec(output)!
       const made = await fetch(`${origin}/v1/account`, { method: 'POST' })
       expect(made.status).toBe(201)
-      for (const path of ['/', '/docs', '/pay', '/openapi.json']) expect((await fetch(origin + path)).status, path).toBe(200)
+      for (const path of ['/', '/docs', '/llms.txt', '/openapi.json']) expect((await fetch(origin + path)).status, path).toBe(200)
       expect(existsSync(join(folder, '.gvnr'))).toBe(true)
     } finally {
       const ended = new Promise((resolve) => child.once('exit', resolve))
