@@ -86,7 +86,7 @@ export class Metrics<D> implements CallObserver<D>, EngineObserver {
       this.#timers.set(key, timer)
     }
     timer.observe((performance.now() - began_ms) / 1000)
-    const outcome = result !== null ? 'ok' : error instanceof DomainError ? error.code : 'internal_error'
+    const outcome = outcomeOf(result, error)
     this.#count(`${key} ${outcome}`, () => this.#calls.labels(name, transport, outcome))
     if (result === null) return
     if (result.replayed) this.#count('replay', () => this.#replays)
@@ -202,4 +202,10 @@ export class Metrics<D> implements CallObserver<D>, EngineObserver {
   #histogram<L extends string>(name: string, help: string, buckets: number[], labelNames: L[]): Histogram<L> {
     return new Histogram({ name, help, buckets, labelNames, registers: [this.#registry] })
   }
+}
+
+/** `ok` or the error code, that of a stored error as well. */
+function outcomeOf(result: OperationResult | null, error: unknown): string {
+  if (result === null) return error instanceof DomainError ? error.code : 'internal_error'
+  return result.status < 400 ? 'ok' : String(result.body.error)
 }

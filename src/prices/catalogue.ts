@@ -4,7 +4,15 @@ import { z } from 'zod'
 import { rateFromUsdPerMtok } from '../core/money.ts'
 import type { Rate } from './cost.ts'
 import { bundledProviders, createDataset, type Dataset, GENAI_PRICES_VERSION, isDearer, type TieredRate } from './dataset.ts'
-import { canonicalName, createPrefixTable, dashedClaude, type ModelNames, readModelId, withoutDate } from './normalise.ts'
+import {
+  canonicalName,
+  createPrefixTable,
+  dashedClaude,
+  type ModelNames,
+  readModelId,
+  withoutDate,
+  withoutVariant,
+} from './normalise.ts'
 import { DEFAULT_PRICE, PINNED_PRICES } from './pinned.ts'
 
 export type { Rate } from './cost.ts'
@@ -31,7 +39,7 @@ export type OperatorPrices = z.infer<typeof operatorPricesSchema>
 
 export type CatalogueOptions = {
   readonly operatorPrices?: OperatorPrices
-  /** A newer list for what the contract's table does not fix; ranks above the data set, for ids as long as its own. */
+  /** A newer list for what the contract's table does not fix; ranks above the data set for the models that it names. */
   readonly refreshedPrices?: OperatorPrices
   /** When the prices have to be in force; default: now. */
   readonly now?: Date
@@ -86,7 +94,8 @@ export function createCatalogue(options: CatalogueOptions = {}): Catalogue {
     if (pinned) return pinned.price
     const listed = dataset.find(names.segments)
     const refreshed = findRefreshed(names)
-    if (refreshed && refreshed.key.length >= (listed?.base.model.length ?? 0)) return refreshed.value
+    // What stands for all that begins with it says nothing of a model that has a price of its own.
+    if (refreshed && (listed === undefined || isNamed(refreshed.key, names))) return refreshed.value
     return listed ?? DEFAULT
   }
 
@@ -132,6 +141,12 @@ function compileOperatorPrices(prices: OperatorPrices, source: 'operator' | 'ref
         undefined,
       )
   }
+}
+
+/** Whether a key is the model itself, in any spelling, and not only what its name begins with. */
+function isNamed(key: string, { segments, canonical }: ModelNames): boolean {
+  const tails = segments.map((_, position) => dashedClaude(segments.slice(position).join('/')))
+  return [...tails, canonical].some((name) => withoutDate(withoutVariant(name)) === withoutDate(key) || name === key)
 }
 
 /**

@@ -78,7 +78,8 @@ describeEachDatabase('metrics', (openTestDatabase) => {
       'gvnr_rate_checks_total{outcome="rate_exceeded"}': 2,
       'gvnr_idempotency_checks_total{outcome="first"}': 2,
       'gvnr_idempotency_checks_total{outcome="repeat"}': 1,
-      gvnr_idempotent_replays_total: 1,
+      gvnr_idempotent_replays_total: 2,
+      'gvnr_operations_total{operation="release",transport="rest",outcome="no_pending_clearance"}': 2,
     })
     expect(grown.gvnr_engine_batch_commands_count).toBeGreaterThan(3)
     expect(after.get('gvnr_engine_commands_total')).toBeGreaterThan(3)

@@ -13,6 +13,8 @@ import { expectStatus, openTestApp } from '../../support/app.ts'
 import { describeEachDatabase } from '../../support/databases.ts'
 import { until } from '../../support/humans.ts'
 
+/** Prices have micro-dollars per million tokens. */
+const times = (usd: number, factor: number) => Math.round(usd * factor * 1e6) / 1e6
 const REFRESH = '/v1/admin/price-cache/refresh'
 const price = (input: number, output: number) => ({ input_usd_per_mtok: input, output_usd_per_mtok: output })
 /** In the data set, and in no table of the contract. */
@@ -49,7 +51,7 @@ describeEachDatabase('refreshed prices', (openTestDatabase) => {
     await other.start()
     const [input = 0, output = 0] = usd(prices, KNOWN)
     served = {
-      [KNOWN]: price(input * 1.5, output * 1.5),
+      [KNOWN]: price(times(input, 1.5), times(output, 1.5)),
       'gpt-4o': price(2, 9),
       'house-model': price(1.5, 1.5),
       'brand-new': price(7, 8),
@@ -61,7 +63,7 @@ describeEachDatabase('refreshed prices', (openTestDatabase) => {
     ])
     expect(refresh.overruled).toEqual(['gpt-4o', 'house-model'])
     expect(refresh.quarantined).toEqual([])
-    expect(usd(prices, KNOWN)).toEqual([input * 1.5, output * 1.5])
+    expect(usd(prices, KNOWN)).toEqual([times(input, 1.5), times(output, 1.5)])
     expect(usd(prices, 'brand-new-2026-01-01')).toEqual([7, 8])
     expect(usd(prices, 'gpt-4o')).toEqual([2.5, 10])
     expect(usd(prices, 'house-model')).toEqual([1, 1])
@@ -78,14 +80,14 @@ describeEachDatabase('refreshed prices', (openTestDatabase) => {
     const prices = service()
     await prices.load()
     const [input = 0, output = 0] = usd(prices, KNOWN)
-    served = { [KNOWN]: price(input * 2.1, output), 'brand-new': price(7, 3.9) }
+    served = { [KNOWN]: price(times(input, 2.1), output), 'brand-new': price(7, 3.9) }
     const refused = await prices.refresh([])
     expect(refused.quarantined.map(({ model }) => model).sort()).toEqual(['brand-new', KNOWN])
     expect(usd(prices, KNOWN)).toEqual([input, output])
     expect(usd(prices, 'brand-new')).toEqual([7, 8])
     const accepted = await prices.refresh([KNOWN])
     expect(accepted.quarantined.map(({ model }) => model)).toEqual(['brand-new'])
-    expect(usd(prices, KNOWN)).toEqual([input * 2.1, output])
+    expect(usd(prices, KNOWN)).toEqual([times(input, 2.1), output])
     served = { [KNOWN]: price(0, 0) }
     expect((await prices.refresh([])).quarantined.map(({ model }) => model)).toEqual([KNOWN])
   })
