@@ -11,11 +11,13 @@ const BATCH_SIZES = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
 const HOLD_KINDS = ['clearance', 'booking', 'reservation'] as const
 
 type Timer = { observe(value: number): void }
-type Count = { inc(): void }
+type Count = { inc(by: number): void }
+/** Counted since the last scrape. */
+type Tally = { more: number; readonly count: Count }
 
 /**
  * What Prometheus reads (docs/operations.md). Labels hold names of operations, outcomes and reasons only: never an account, an agent or a
- * key. Requests touch counters whose label sets were resolved once; everything else is looked at when a scrape comes.
+ * key. Requests add to plain numbers, which a scrape hands over; everything else is looked at when a scrape comes.
  */
 export class Metrics<D> implements CallObserver<D>, EngineObserver {
   readonly #registry = new Registry()
@@ -49,7 +51,7 @@ export class Metrics<D> implements CallObserver<D>, EngineObserver {
     [],
   )
   readonly #timers = new Map<string, Timer>()
-  readonly #counts = new Map<string, Count>()
+  readonly #tallies = new Map<string, Tally>()
 
   /** @param sources what a scrape looks at */
   constructor(sources: { engine: () => Pick<DecisionEngine, 'stats' | 'depth'>; figures: Pick<Figures, 'current'> }) {
@@ -68,6 +70,10 @@ export class Metrics<D> implements CallObserver<D>, EngineObserver {
 
   /** The exposition format of Prometheus. */
   text(): Promise<string> {
+    for (const tally of this.#tallies.values()) {
+      tally.count.inc(tally.more)
+      tally.more = 0
+    }
     return this.#registry.metrics()
   }
 
@@ -119,12 +125,12 @@ export class Metrics<D> implements CallObserver<D>, EngineObserver {
   }
 
   #count(key: string, make: () => Count): void {
-    let count = this.#counts.get(key)
-    if (count === undefined) {
-      count = make()
-      this.#counts.set(key, count)
+    let tally = this.#tallies.get(key)
+    if (tally === undefined) {
+      tally = { more: 0, count: make() }
+      this.#tallies.set(key, tally)
     }
-    count.inc()
+    tally.more++
   }
 
   #engineGauges(engine: () => Pick<DecisionEngine, 'stats' | 'depth'>): void {
