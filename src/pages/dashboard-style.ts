@@ -18,7 +18,11 @@ export const dashboardStyle = `
 .dashboard .copyable { display: flex; flex-wrap: wrap; gap: .6rem; align-items: center; }
 .dashboard .notice .copyable { margin-top: .6rem; }
 #live-state { margin: 0 0 .6rem; font-size: .85rem; }
-.panels { display: grid; gap: 1.2rem; }
+.panels, .panels .column { display: grid; gap: 1.2rem; align-content: start; min-width: 0; }
+@media (max-width: 61.99rem) {
+  .panels .column { display: contents; }
+  #approvals { order: -4; } #quota { order: -3; } #burn { order: -2; } #agents { order: -1; } #decisions { order: 0; } .panel { order: 1; }
+}
 .panel { border: 1px solid var(--line); border-radius: 10px; padding: 1rem 1.2rem 1.2rem; min-width: 0; }
 .panel h2 { font-size: 1.05rem; margin-bottom: .6rem; }
 .panel p { margin: .4rem 0; }
