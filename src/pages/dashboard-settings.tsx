@@ -253,7 +253,7 @@ export function Settings({ viewer, approvalLinks }: SettingsProps) {
         </label>
         <label class="choice">
           <input type="radio" name="approval_links" value="owner" checked={approvalLinks === 'owner'} />
-          <span>the channels above and this page only: an agent cannot approve its own request</span>
+          <span>the account's channels and this page only: an agent cannot approve its own request</span>
         </label>
         {mayChange ? (
           <button class="button main" type="submit">

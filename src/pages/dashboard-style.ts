@@ -52,6 +52,7 @@ export const dashboardStyle = `
 .agents .limit { display: grid; grid-template-columns: minmax(9.5rem, auto) 1fr; gap: .1rem .8rem; align-items: center; font-size: .9rem; font-variant-numeric: tabular-nums; margin-top: .25rem; }
 .waiting > li { border-top: 1px solid var(--line); padding: .7rem 0; margin: 0; overflow-wrap: anywhere; }
 .waiting > li:first-child { border-top: 0; padding-top: 0; }
+.waiting p { max-width: none; }
 .waiting .decide { display: flex; gap: .7rem; margin-top: .5rem; }
 .waiting .decide .button { min-width: 7rem; min-height: 2.75rem; }
 .decisions td { font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
@@ -60,7 +61,7 @@ export const dashboardStyle = `
 .verdict { font-weight: 600; color: var(--accent); } .verdict.denied { color: var(--deny); }
 .rows > li { display: flex; flex-wrap: wrap; align-items: center; gap: .4rem .6rem; border-top: 1px solid var(--line); padding: .55rem 0; margin: 0; }
 .rows > li:first-child { border-top: 0; padding-top: 0; }
-.rows > li > div { margin-right: auto; min-width: 0; overflow-wrap: anywhere; }
+.rows > li > div { flex: 1 1 9rem; min-width: 0; overflow-wrap: anywhere; }
 .rows .button { padding: .25rem .75rem; font-size: .9rem; }
 .stack { display: grid; gap: .8rem; margin: .7rem 0; max-width: 30rem; }
 .stack label > span { display: block; font-weight: 600; font-size: .9rem; margin-bottom: .2rem; }

@@ -53,8 +53,8 @@ describe('openapi.json', () => {
         }
       }
     }
-    // The router answers the first, for paths that exist with another method; the approval page the second, to those who want JSON.
-    expect(errorCodes.filter((code) => !seen.has(code))).toEqual(['method_not_allowed', 'approval_changed'])
+    // The router answers it, for paths that exist with another method.
+    expect(errorCodes.filter((code) => !seen.has(code))).toEqual(['method_not_allowed'])
   })
 
   it('lets results gain fields', () => {
