@@ -84,5 +84,6 @@ export const dashboardStyle = `
 }
 h1.state { font-size: 1.9rem; margin: 1rem 0; }
 .state.ok { color: var(--accent); } .state.down { color: var(--deny); } .state.slow, .state.degraded { color: var(--put); } .state.off { color: var(--soft); }
-.status td { overflow-wrap: anywhere; }
+.status td { overflow-wrap: break-word; }
+.status td.state { white-space: nowrap; }
 `
