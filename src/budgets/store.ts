@@ -422,20 +422,34 @@ function loadedHold(row: Row): LoadedHold {
   return { ...loadedAccount(row), hold }
 }
 
+export type EnvelopeFilter =
+  | { readonly agentId: string }
+  /** The next `count` in order of agent id after `after`; with `boundTo`, of that path and below. */
+  | { readonly after: string; readonly count: number; readonly boundTo: string | null }
+
 /**
- * All envelopes of an account that have a limit, by agent id; `agentId` picks one. With the account's clock: its decisions, and so
- * its windows, never run backwards behind it.
+ * An account's envelopes that have a limit, by agent id. With the account's clock: its decisions, and so its windows, never run backwards
+ * behind it.
  */
 export async function readEnvelopes(
   lane: LaneSql,
   accountId: string,
-  agentId: string | null,
+  filter: EnvelopeFilter,
 ): Promise<{ agentId: string; envelope: EnvelopeState; accountClockMs: number }[]> {
+  const [where, values] =
+    'agentId' in filter
+      ? ['e.agent_id = $2', [filter.agentId]]
+      : filter.boundTo === null
+        ? ['e.agent_id collate "C" > $2 order by e.agent_id collate "C" limit $3', [filter.after, String(filter.count)]]
+        : [
+            `e.agent_id collate "C" > $2 and (e.agent_id = $4 or starts_with(e.agent_id, $4 || '/')) order by e.agent_id collate "C" limit $3`,
+            [filter.after, String(filter.count), filter.boundTo],
+          ]
   const rows = await query(
     lane,
     `select e.agent_id, a.clock_ms, ${ENVELOPE_COLUMNS} from envelopes e join accounts a on a.account_id = e.account_id
-     where e.account_id = $1 ${agentId === null ? '' : 'and e.agent_id = $2'} and coalesce(${LIMITS}) is not null order by e.agent_id collate "C"`,
-    agentId === null ? [accountId] : [accountId, agentId],
+     where e.account_id = $1 and coalesce(${LIMITS}) is not null and ${where}`,
+    [accountId, ...values],
   )
   return rows.map((row) => ({
     agentId: row.agent_id as string,

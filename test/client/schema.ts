@@ -69,7 +69,7 @@ export interface paths {
     }
     /**
      * List spend envelopes
-     * @description Every envelope of the account in order of agent_id; a key bound to an agent sees its own path and below.
+     * @description The envelopes of the account in order of agent_id; a key bound to an agent sees its own path and below. Where there are more, next is the value of after for the following ones.
      */
     get: operations['list_envelopes']
     /**
@@ -863,6 +863,10 @@ export interface components {
         | 'invalid_json'
         | 'unsupported_media_type'
         | 'payload_too_large'
+        | 'malformed_request'
+        | 'headers_too_large'
+        | 'request_timeout'
+        | 'expectation_failed'
         | 'invalid_email'
         | 'invalid_agent_id'
         | 'invalid_action_summary'
@@ -1067,6 +1071,7 @@ export interface components {
           reset_at: number
         }[]
       }[]
+      next?: string
     }
     DeleteEnvelopeResult: {
       /** @constant */
@@ -1215,6 +1220,7 @@ export interface components {
         spent_24h_usd: number
         approved_24h: number
       }[]
+      /** @description How many there are, of at most 500 envelopes that are looked at */
       agents_in_all: number
       /** @description The spend against one cap, over time */
       burn: {
@@ -2250,7 +2256,12 @@ export interface operations {
   }
   list_envelopes: {
     parameters: {
-      query?: never
+      query?: {
+        /** @description How many at most; 1000 when left out */
+        limit?: number
+        /** @description The next of the page before */
+        after?: string
+      }
       header?: never
       path?: never
       cookie?: never
