@@ -1,4 +1,4 @@
-import { type App, type AppDeps, createApp } from '../../src/app.ts'
+import { type App, type AppDeps, type AppOptions, createApp } from '../../src/app.ts'
 import { type Config, readConfig } from '../../src/config.ts'
 import { type Clock, ManualClock } from '../../src/core/clock.ts'
 import { createLog } from '../../src/core/log.ts'
@@ -69,6 +69,7 @@ type Options<C extends Clock> = {
   config?: Partial<{ [Name in keyof Config]: Config[Name] | undefined }>
   start?: boolean
   tracing?: NonNullable<AppDeps['tracing']>
+  live?: AppOptions['live']
 }
 
 /**
@@ -91,7 +92,7 @@ export async function openTestApp<C extends Clock = ManualClock>(
   const app = createApp(
     config,
     { database, clock, log, ...(options.tracing && { tracing: options.tracing }) },
-    { checkResults: true },
+    { checkResults: true, ...(options.live && { live: options.live }) },
   )
   if (options.start) await app.start()
   const api = apiOf(app)

@@ -21,8 +21,11 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   approvals: ['core', 'db', 'accounts', 'budgets', 'notifications'],
   audit: ['core', 'db', 'budgets'],
   metrics: ['core', 'db', 'budgets'],
+  usage: ['core', 'db'],
+  dashboard: ['core', 'accounts', 'budgets', 'approvals', 'usage'],
+  status: ['core'],
   transport: ['core', 'accounts', 'budgets', 'rate', 'idempotency', 'prices', 'billing', 'approvals', 'notifications'],
-  pages: ['core', 'accounts', 'budgets', 'rate', 'prices', 'billing', 'approvals'],
+  pages: ['core', 'accounts', 'budgets', 'rate', 'prices', 'billing', 'approvals', 'notifications', 'dashboard', 'status'],
 }
 
 /** Files that stay inside their room: how it stores things is nobody else's business. */
