@@ -3,15 +3,18 @@
 import { execFileSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 
-const npm = (...parameters) => {
-  const options = { encoding: 'utf8', maxBuffer: 256 * 1024 * 1024, stdio: ['ignore', 'pipe', 'ignore'] }
-  return JSON.parse(execFileSync('npm', ['sbom', '--sbom-format=cyclonedx', '--sbom-type=application', ...parameters], options))
-}
-const everything = npm()
-const installed = new Set(npm('--omit=dev').components.map((component) => component.purl))
+const options = { encoding: 'utf8', maxBuffer: 256 * 1024 * 1024, stdio: ['ignore', 'pipe', 'ignore'] }
+const everything = JSON.parse(execFileSync('npm', ['sbom', '--sbom-format=cyclonedx', '--sbom-type=application'], options))
+// By the lockfile: `npm sbom --omit=dev` leaves out packages that a test tool needs as well.
+const { packages } = JSON.parse(readFileSync('package-lock.json', 'utf8'))
+const installed = new Set(
+  Object.entries(packages)
+    .filter(([path, { dev, devOptional }]) => path !== '' && !dev && !devOptional)
+    .map(([path, { name, version }]) => `${name ?? path.slice(path.lastIndexOf('node_modules/') + 13)}@${version}`),
+)
 const bundled = new Set(JSON.parse(readFileSync('dist/bundled.json', 'utf8')))
 const nameOf = ({ group, name, version }) => `${group ? `${group}/` : ''}${name}@${version}`
-const components = everything.components.filter((component) => installed.has(component.purl) || bundled.has(nameOf(component)))
+const components = everything.components.filter((component) => installed.has(nameOf(component)) || bundled.has(nameOf(component)))
 const refs = new Set([everything.metadata.component['bom-ref'], ...components.map((component) => component['bom-ref'])])
 const dependencies = everything.dependencies
   .filter(({ ref }) => refs.has(ref))

@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Hono } from 'hono'
@@ -5,47 +6,70 @@ import { z } from 'zod'
 import { KeyResolver } from './accounts/keys.ts'
 import { createAccount } from './accounts/operations.ts'
 import { AccountService } from './accounts/service.ts'
+import { SessionService } from './accounts/sessions.ts'
 import { ApprovalService } from './approvals/service.ts'
 import { approvalDecisions } from './approvals/store.ts'
 import { DecisionWaiters } from './approvals/waiters.ts'
+import { Sealer } from './audit/sealer.ts'
+import { AuditService } from './audit/service.ts'
 import { creditedJson } from './billing/credits.ts'
 import { paidOperations, topupVerify } from './billing/operations.ts'
 import { BillingService } from './billing/service.ts'
 import { billingSettings } from './billing-settings.ts'
 import { DecisionEngine } from './budgets/engine.ts'
+import { HoldFigures } from './budgets/figures.ts'
 import { BudgetService } from './budgets/service.ts'
 import { type Config, ConfigError } from './config.ts'
 import type { Clock } from './core/clock.ts'
 import type { Log } from './core/log.ts'
-import { type Caller, createExecutor, type Execute } from './core/operation.ts'
+import { type Caller, createExecutor, type Execute, type Guards, mayCall, type Operation } from './core/operation.ts'
+import { SecretBox, secretKeysOf } from './core/secrets.ts'
+import { DashboardService } from './dashboard/service.ts'
 import type { Database } from './db/client.ts'
 import { IdempotencyService } from './idempotency/service.ts'
+import { Figures } from './metrics/figures.ts'
+import { Metrics } from './metrics/metrics.ts'
+import { observedBy, type Tracing } from './metrics/tracing.ts'
 import { DecisionEvents } from './notifications/decisions.ts'
 import { Delivery } from './notifications/delivery.ts'
+import { outboxFigures } from './notifications/figures.ts'
 import { createMailer } from './notifications/mailer.ts'
 import { Outbound } from './notifications/outbound.ts'
+import { EndpointSealing } from './notifications/sealing.ts'
 import { NotificationService } from './notifications/service.ts'
 import { OutboxWorker, type WorkerOptions } from './notifications/worker.ts'
 import { type OperationDeps, operations } from './operations.ts'
 import { mountApprovalPage } from './pages/approve-routes.tsx'
+import { mountDashboard } from './pages/dashboard-routes.tsx'
+import type { LiveOptions } from './pages/live.ts'
+import { mcpAppPage } from './pages/mcp-app.tsx'
 import { mountPages, siteAt } from './pages/mount.tsx'
 import { mountPay } from './pages/pay-routes.tsx'
-import { payScript } from './pages/pay-script.ts'
-import { type Catalogue, createCatalogue, operatorPricesSchema } from './prices/catalogue.ts'
+import { servedScript } from './pages/script.ts'
+import { mountStatus } from './pages/status-routes.tsx'
+import { type OperatorPrices, operatorPricesSchema } from './prices/catalogue.ts'
+import { PriceService } from './prices/service.ts'
 import { RateService } from './rate/service.ts'
+import { StatusService } from './status/service.ts'
+import { statusChecks } from './status-checks.ts'
 import { Authenticator } from './transport/auth.ts'
 import { mountDiscovery, originOf } from './transport/discovery.ts'
 import { clientAddress, errorResponse, type HttpContext, type HttpEnv, requestIdOf } from './transport/http.ts'
 import { mountMcp } from './transport/mcp.ts'
+import { mountMetrics } from './transport/metrics.ts'
 import { openApiDocument } from './transport/openapi.ts'
 import { mountRest } from './transport/rest.ts'
 import { ExactRouter } from './transport/router.ts'
 import { mountX402 } from './transport/x402.ts'
+import { UsageService } from './usage/service.ts'
 import { VERSION } from './version.ts'
 
 const QUEUE = { maxBatch: 512, maxQueue: 10_000 }
 /** Longest body outside the LLM proxy (contract section 1). */
 const BODY_LIMIT_BYTES = 64 * 1024
+/** What one mail address is sent by all accounts together: nobody proves that an address is theirs. */
+const MAILS_PER_HOUR = 60
+const HOUR_MS = 3_600_000
 const HOUSEKEEPING_MS = 60_000
 const PURGE_ROWS = 5_000
 /** How often unanswered approvals are made final, and at most how many at once. */
@@ -54,8 +78,18 @@ const EXPIRE_ROWS = 200
 /** How long messages under way may take to end when the process stops. */
 const OUTBOX_DRAIN_MS = 3_000
 
-export type AppDeps = { readonly database: Database; readonly clock: Clock; readonly log: Log }
-export type AppOptions = { readonly checkResults?: boolean; readonly outbox?: Partial<WorkerOptions> }
+export type AppDeps = {
+  readonly database: Database
+  readonly clock: Clock
+  readonly log: Log
+  /** Where spans go; absent for nowhere. */
+  readonly tracing?: Tracing<OperationDeps>
+}
+export type AppOptions = {
+  readonly checkResults?: boolean
+  readonly outbox?: Partial<WorkerOptions>
+  readonly live?: Partial<LiveOptions>
+}
 
 export type App = {
   readonly fetch: Hono<HttpEnv>['fetch']
@@ -63,9 +97,15 @@ export type App = {
   readonly engine: DecisionEngine
   readonly keys: KeyResolver
   readonly billing: BillingService
+  readonly prices: PriceService
+  readonly sealer: Sealer
+  readonly figures: Figures
+  readonly metrics: Metrics<OperationDeps>
   readonly execute: Execute<OperationDeps>
   /** Begins background work: following revocations, purging what has expired. */
   start(): Promise<void>
+  /** How many dashboards follow events here. */
+  readonly following: () => number
   /** Lets go whoever waits for a decision, so that their connections can end. */
   release(): void
   /** Waits for decisions under way and ends background work. */
@@ -75,27 +115,36 @@ export type App = {
 /** All wiring of the product: configuration and the outside world in, one Hono app out. */
 export function createApp(config: Config, deps: AppDeps, options: AppOptions = {}): App {
   const { log } = deps
-  const catalogue = loadCatalogue(config)
+  const prices = new PriceService(deps, { operatorPrices: readOperatorPrices(config), url: config.PRICES_URL })
+  const catalogue = prices
+  const audit = new AuditService(deps)
+  const sealer = new Sealer(deps)
   const outbound = new Outbound({ allowPrivate: config.OUTBOUND_ALLOW_PRIVATE })
   const mailer =
     config.SMTP_URL === undefined || config.MAIL_FROM === undefined ? null : createMailer(config.SMTP_URL, config.MAIL_FROM)
   const addressOf = async (accountId: string): Promise<string | null> => (await accounts.get(accountId)).notificationEmail
+  const mayMail = (address: string): ReturnType<Guards['throttle']> =>
+    accounts.throttle({ subject: `mail:${hashOfAddress(address)}`, max: MAILS_PER_HOUR, window_ms: HOUR_MS, hint: '' })
+  const sealing = new EndpointSealing(new SecretBox(secretKeysOf(config.SECRETS_KEY ?? '') ?? []))
   const delivery = new Delivery(
-    { outbound, mailer, addressOf },
+    { outbound, mailer, addressOf, mayMail, sealing },
     { telegramUrl: config.TELEGRAM_API_URL, mailDomain: domainOf(config.MAIL_FROM) },
   )
   const outbox = new OutboxWorker({ ...deps, delivery }, options.outbox)
   const wake = () => outbox.wake()
   const notifications = new NotificationService(
-    { ...deps, delivery, wake, addressOf },
+    { ...deps, delivery, wake, addressOf, sealing, changes: audit },
     { allowPrivate: config.OUTBOUND_ALLOW_PRIVATE },
   )
   const companions = [approvalDecisions, new DecisionEvents({ ...deps, wake })]
-  const engine = new DecisionEngine({ ...deps, companions }, { lanes: config.LANES, ...QUEUE })
+  const figures = new Figures(deps, [new HoldFigures(deps).read, outboxFigures(deps), () => paymentFigures(billing)])
+  const metrics = new Metrics<OperationDeps>({ engine: () => engine, figures })
+  const observer = deps.tracing === undefined ? metrics : observedBy(metrics, deps.tracing)
+  const engine: DecisionEngine = new DecisionEngine({ ...deps, companions, observer }, { lanes: config.LANES, ...QUEUE })
   const budgets = new BudgetService({ ...deps, engine, catalogue })
   const keys = new KeyResolver(deps, QUEUE)
   const accounts = new AccountService(
-    { ...deps, keys, quota: budgets, events: notifications },
+    { ...deps, keys, quota: budgets, events: notifications, changes: audit },
     { trialOps: config.SIGNUP_TRIAL_OPS },
   )
   const billing = new BillingService(
@@ -117,10 +166,13 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     log.warn(
       'x402 payments will fail: https://x402.org/facilitator settles on the test network only. Set CDP keys or FACILITATOR_PRIVATE_KEY',
     )
-  const rates = new RateService({ ...deps, onExceeded: (share) => notifications.rateExceeded(share) }, QUEUE)
+  const rates = new RateService({ ...deps, onExceeded: (share) => notifications.rateExceeded(share), changes: audit }, QUEUE)
   const idempotency = new IdempotencyService(deps, QUEUE)
   const waiters = new DecisionWaiters(deps)
-  const approvals = new ApprovalService({ ...deps, budgets, notifications, waiters })
+  const approvals = new ApprovalService({ ...deps, budgets, notifications, waiters, changes: audit })
+  const usage = new UsageService(deps)
+  const dashboard = new DashboardService({ ...deps, accounts, budgets, approvals, usage })
+  const sessions = new SessionService(deps)
   const operationDeps: OperationDeps = {
     budgets,
     accounts,
@@ -128,7 +180,10 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     rates,
     idempotency,
     catalogue,
+    prices,
+    audit,
     approvals,
+    dashboard,
     notifications,
     fallbackOrigin: config.PUBLIC_URL ?? `http://${config.HOST}:${config.PORT}`,
     limits: { accountsPerHour: config.ACCOUNT_RATE_LIMIT_PER_HOUR },
@@ -137,6 +192,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     deps: operationDeps,
     guards: { throttle: accounts.throttle, once: idempotency.once },
     clock: deps.clock,
+    observer,
     checkResults: options.checkResults ?? false,
   })
   const auth = new Authenticator({ keys }, { adminSecret: config.ADMIN_SECRET })
@@ -148,7 +204,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
   mountRest(app, { operations, execute, auth, log }, limits)
   mountMcp(
     app,
-    { operations, execute, auth, log },
+    { operations, execute, auth, log, views: { dashboard: mcpAppPage() } },
     {
       version: VERSION,
       bindHost: config.HOST,
@@ -159,6 +215,8 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
   )
   const document = openApiDocument(operations, { version: VERSION })
   mountDiscovery(app, { operations, document, ping: deps.database.ping, log }, { version: VERSION, origin })
+  mountMetrics(app, { metrics, auth, log }, { isPublic: config.METRICS_PUBLIC })
+  const siteScript = servedScript('site')
   const callFrom = (c: HttpContext, caller: Caller) => ({ caller, ip: clientAddress(c, config.TRUST_PROXY) })
   mountPay(
     app,
@@ -172,14 +230,38 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
         return { credited_ops: Number(body.credited_ops), already: body.already_credited === true }
       },
     },
-    { siteOf: (c) => siteAt(origin(c), VERSION), requestId: requestIdOf, script: payScript },
+    { siteOf: (c) => siteAt(origin(c), VERSION), requestId: requestIdOf, script: servedScript('pay') },
   )
   mountPages(
     app,
     { catalogue, document, origin, requestId: requestIdOf },
-    { version: VERSION, trialOps: config.SIGNUP_TRIAL_OPS },
+    { version: VERSION, trialOps: config.SIGNUP_TRIAL_OPS, script: siteScript },
   )
   mountApprovalPage(app, { approvals, clock: deps.clock, log, origin, requestId: requestIdOf }, { version: VERSION })
+  const dashboardPages = mountDashboard(
+    app,
+    {
+      sessions,
+      callerOf: async (key) => keys.resolve(key),
+      run: (name, { c, caller, token, formId }, input) => {
+        const from = c === null ? { caller, ip: '' } : callFrom(c, caller)
+        // A form that is sent twice does its work once; what it answers is stored under the session's secret.
+        return execute(operationNamed(name), { ...from, idempotencyKey: formId, bearer: token }, input)
+      },
+      mayCall: (name, caller) => mayCall(operationNamed(name).access, caller),
+      marks: (accountIds) => usage.marks(accountIds),
+      log,
+      siteOf: (c) => siteAt(origin(c), VERSION),
+      requestId: requestIdOf,
+      script: siteScript,
+    },
+    { live: options.live ?? {} },
+  )
+  const status = new StatusService({
+    clock: deps.clock,
+    checks: statusChecks({ ...deps, billing, notifications, facilitator: billingSettings(config).facilitator }),
+  })
+  mountStatus(app, { status, siteOf: (c) => siteAt(origin(c), VERSION), requestId: requestIdOf })
   app.onError((error, c) => errorResponse(error, requestIdOf(c), log))
 
   let housekeeping: NodeJS.Timeout | undefined
@@ -188,6 +270,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     await accounts.purgeThrottles(PURGE_ROWS)
     await notifications.purge(PURGE_ROWS)
     await approvals.purge(PURGE_ROWS)
+    await sessions.purge(PURGE_ROWS)
   }
   let expiring: NodeJS.Timeout | undefined
   return {
@@ -196,9 +279,15 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     engine,
     keys,
     billing,
+    prices,
+    sealer,
+    figures,
+    metrics,
     execute,
+    following: dashboardPages.following,
     async start() {
       await keys.start()
+      await prices.start()
       await waiters.start()
       outbox.start()
       expiring = setInterval(
@@ -215,13 +304,23 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
       )
       housekeeping.unref()
       billing.start()
+      sealer.start()
+      metrics.start()
+      figures.start()
     },
-    release: () => waiters.release(),
+    release() {
+      waiters.release()
+      dashboardPages.release()
+    },
     async stop() {
       clearInterval(housekeeping)
       clearInterval(expiring)
       await billing.stop()
+      await sealer.stop()
+      await figures.stop()
+      await prices.stop()
       await waiters.stop()
+      dashboardPages.release()
       await engine.settled()
       await notifications.settled()
       // Receivers that hang must not hold up the end: what is cut off is sent again by whoever comes next.
@@ -231,8 +330,18 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
       await outbound.close()
       await delivered
       await keys.stop()
+      await deps.tracing?.stop()
     },
   }
+}
+
+/** An address as a counter's name: the counters hold no addresses. */
+const hashOfAddress = (address: string): string => createHash('sha256').update(address.toLowerCase()).digest('hex')
+
+function operationNamed(name: string): Operation<OperationDeps> {
+  const found = operations.find((operation) => operation.name === name)
+  if (found === undefined) throw new Error(`there is no operation ${name}`)
+  return found
 }
 
 const isTestFacilitator = (config: Config): boolean => {
@@ -240,14 +349,24 @@ const isTestFacilitator = (config: Config): boolean => {
   return facilitator.kind === 'url' && new URL(facilitator.url).host === 'x402.org'
 }
 
+async function paymentFigures(billing: BillingService): Promise<Readonly<Record<string, number>>> {
+  const totals = await billing.totals()
+  return {
+    payments_credited: Number(totals?.credits ?? 0),
+    payments_credited_usd: Number(totals?.creditedUnits ?? 0) / 1_000_000,
+    payments_open: Number(totals?.openIntents ?? 0),
+    unattributed_payments: Number(totals?.unattributed ?? 0),
+  }
+}
+
 /** The domain of a mail address, with or without a name before it; for message ids. */
 const domainOf = (from: string | undefined): string => /@([\w.-]+)>?\s*$/.exec(from ?? '')?.[1] ?? 'localhost'
 
 /** @throws ConfigError when PRICES_FILE cannot be read or used */
-function loadCatalogue(config: Config): Catalogue {
-  if (config.PRICES_FILE === undefined) return createCatalogue()
+function readOperatorPrices(config: Config): OperatorPrices {
+  if (config.PRICES_FILE === undefined) return {}
   try {
-    return createCatalogue({ operatorPrices: operatorPricesSchema.parse(JSON.parse(readFileSync(config.PRICES_FILE, 'utf8'))) })
+    return operatorPricesSchema.parse(JSON.parse(readFileSync(config.PRICES_FILE, 'utf8')))
   } catch (error) {
     const reason = error instanceof z.ZodError ? z.prettifyError(error) : error instanceof Error ? error.message : String(error)
     throw new ConfigError(`PRICES_FILE ${config.PRICES_FILE} cannot be used: ${reason}`)

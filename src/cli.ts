@@ -1,3 +1,4 @@
+import { audit } from './cli/audit.ts'
 import { type Command, UsageError } from './cli/command.ts'
 import { keys } from './cli/keys.ts'
 import { migrate, start } from './cli/start.ts'
@@ -13,6 +14,7 @@ const COMMANDS: Readonly<Record<string, Command>> = {
   verify,
   'verify-payments': verifyPayments,
   sweep,
+  audit,
   keys,
 }
 

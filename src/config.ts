@@ -2,6 +2,7 @@ import { z } from 'zod'
 import { parseXpub } from './billing/deposits.ts'
 import { parseCdpSecret } from './billing/facilitator.ts'
 import { NETWORK_IDS } from './billing/networks.ts'
+import { secretKeysOf } from './core/secrets.ts'
 
 const LOG_LEVELS = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const
 
@@ -71,11 +72,20 @@ const environmentSchema = z.object({
   TRUST_PROXY: trustProxy,
   LANES: count(1, 1, 64),
   PRICES_FILE: z.string().min(1).optional(),
+  PRICES_URL: url(['https:', 'http:', 'file:']).optional(),
+  METRICS_PUBLIC: flag(false),
+  OTEL_EXPORTER_OTLP_ENDPOINT: url(['https:', 'http:'])
+    .transform((value) => value.replace(/\/+$/, ''))
+    .optional(),
   SMTP_URL: url(['smtp:', 'smtps:']).optional(),
   MAIL_FROM: z.string().min(3).max(320).optional(),
   TELEGRAM_API_URL: url(['https:', 'http:'])
     .transform((value) => value.replace(/\/+$/, ''))
     .default('https://api.telegram.org'),
+  SECRETS_KEY: z
+    .string()
+    .refine((value) => secretKeysOf(value) !== null, 'must be 32 bytes as 64 hex digits or base64, several separated by commas')
+    .optional(),
   OUTBOUND_ALLOW_PRIVATE: flag(false),
   LOG_LEVEL: z.enum(LOG_LEVELS, `must be one of ${LOG_LEVELS.join(', ')}`).default('info'),
 })

@@ -1,8 +1,12 @@
+import { accountAdminOperations } from './accounts/admin.operations.ts'
 import { type AccountDeps, accountOperations } from './accounts/operations.ts'
 import { type ApprovalDeps, approvalOperations } from './approvals/operations.ts'
+import { type AuditDeps, auditOperations } from './audit/operations.ts'
 import { type BillingDeps, billingOperations } from './billing/operations.ts'
+import { budgetAdminOperations } from './budgets/admin.operations.ts'
 import { type BudgetDeps, budgetOperations } from './budgets/operations.ts'
 import type { Operation } from './core/operation.ts'
+import { type DashboardOperationDeps, dashboardOperations } from './dashboard/operations.ts'
 import { type IdempotencyDeps, idempotencyOperations } from './idempotency/operations.ts'
 import { channelOperations, type NotificationOperationDeps } from './notifications/operations.ts'
 import { webhookOperations } from './notifications/webhooks.operations.ts'
@@ -16,7 +20,9 @@ export type OperationDeps = AccountDeps &
   IdempotencyDeps &
   PriceDeps &
   ApprovalDeps &
-  NotificationOperationDeps
+  DashboardOperationDeps &
+  NotificationOperationDeps &
+  AuditDeps
 
 /** Everything the product can do. Routes, MCP tools, OpenAPI and the tests of rights are derived from this list. */
 export const operations: readonly Operation<OperationDeps>[] = [
@@ -24,9 +30,13 @@ export const operations: readonly Operation<OperationDeps>[] = [
   ...rateOperations,
   ...idempotencyOperations,
   ...approvalOperations,
+  ...dashboardOperations,
   ...accountOperations,
   ...billingOperations,
   ...channelOperations,
   ...webhookOperations,
   ...priceOperations,
+  ...auditOperations,
+  ...accountAdminOperations,
+  ...budgetAdminOperations,
 ]

@@ -232,6 +232,66 @@ export interface paths {
     patch?: never
     trace?: never
   }
+  '/v1/approval': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    /**
+     * List approval requests
+     * @description The requests of the account to its people, newest first, with what was decided. A key that is bound to an agent sees those of its path. Decided ones are kept for 90 days.
+     */
+    get: operations['list_approvals']
+    put?: never
+    post?: never
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
+  '/v1/approval/decide/{approval_ref}': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    get?: never
+    put?: never
+    /**
+     * Decide an approval request
+     * @description Approves or denies a pending request of the account, as the page behind the approval link does. The first decision stands and is what the answer shows.
+     */
+    post: operations['decide_approval']
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
+  '/v1/dashboard': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    /**
+     * Show the dashboard
+     * @description Quota, every agent with its caps and spend, the burn against the tightest cap with a forecast, pending approvals and the latest decisions. Shows a chart in clients that can. A key bound to an agent sees its own path.
+     */
+    get: operations['view_dashboard']
+    put?: never
+    post?: never
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
   '/v1/account': {
     parameters: {
       query?: never
@@ -285,7 +345,7 @@ export interface paths {
     }
     /**
      * List keys
-     * @description Every key of the account, newest first, with when it was last used; never the secret.
+     * @description Every key of the account, newest first, with when it was last used; never the secret. A read key that is bound to a path sees those within it.
      */
     get: operations['list_keys']
     put?: never
@@ -315,6 +375,30 @@ export interface paths {
      * @description Takes effect at once, on every server process. A key may revoke itself.
      */
     delete: operations['revoke_key']
+    options?: never
+    head?: never
+    /**
+     * Rename a key
+     * @description Changes the name that people know it by. Scope and agent never change: make another key.
+     */
+    patch: operations['rename_key']
+    trace?: never
+  }
+  '/v1/account/keys/{key_id}/rotate': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    get?: never
+    put?: never
+    /**
+     * Rotate a key
+     * @description A new key with the same name, scope and agent; the old one works on for overlap_seconds, so that whoever uses it can change over. 0 revokes it at once.
+     */
+    post: operations['rotate_key']
+    delete?: never
     options?: never
     head?: never
     patch?: never
@@ -348,20 +432,24 @@ export interface paths {
     patch?: never
     trace?: never
   }
-  '/v1/admin/seed': {
+  '/v1/account/settings': {
     parameters: {
       query?: never
       header?: never
       path?: never
       cookie?: never
     }
-    get?: never
-    put?: never
     /**
-     * Grant operations (operator)
-     * @description Adds governance operations to the account that owns api_key: that many, or 1,000 per dollar of amount_usd.
+     * Read the account settings
+     * @description Who decides approvals.
      */
-    post: operations['admin_seed']
+    get: operations['get_settings']
+    /**
+     * Change the account settings
+     * @description Holds for approvals that are requested from now on.
+     */
+    put: operations['update_settings']
+    post?: never
     delete?: never
     options?: never
     head?: never
@@ -760,6 +848,186 @@ export interface paths {
     patch?: never
     trace?: never
   }
+  '/v1/admin/price-cache/refresh': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    get?: never
+    put?: never
+    /**
+     * Refresh prices (operator)
+     * @description Reads PRICES_URL and puts its prices in force on every process within seconds, below the contract's table and the operator's file. A price that changes by more than 2× is quarantined: reported, not applied, unless accept names its model.
+     */
+    post: operations['admin_refresh_prices']
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
+  '/v1/audit': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    /**
+     * Read the audit trail
+     * @description Every decision and every change of the account, newest first: clearances, denials, settlements, envelopes, grants, top-ups, approvals, keys, channels, operator actions. format=ndjson or csv exports everything as a stream; without filters `gvnr audit verify FILE` proves that nothing was removed or changed.
+     */
+    get: operations['list_audit']
+    put?: never
+    post?: never
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
+  '/v1/audit/head': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    /**
+     * Read the head of the audit chain
+     * @description The newest sealed entry. Keep seq and hash somewhere else: with `gvnr audit verify FILE --head SEQ:HASH` they prove later that nothing up to it was removed or changed.
+     */
+    get: operations['get_audit_head']
+    put?: never
+    post?: never
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
+  '/v1/admin/seed': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    get?: never
+    put?: never
+    /**
+     * Grant operations (operator)
+     * @description Adds governance operations to the account that owns api_key: that many, or 1,000 per dollar of amount_usd.
+     */
+    post: operations['admin_seed']
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
+  '/v1/admin/generate-key': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    get?: never
+    put?: never
+    /**
+     * Make a key (operator)
+     * @description A key of the given account, with a name, scope, agent and life of its own; without account_id a new account and its owner key. Shown once.
+     */
+    post: operations['admin_generate_key']
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
+  '/v1/admin/suspend': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    get?: never
+    put?: never
+    /**
+     * Suspend an account or an agent (operator)
+     * @description The kill switch: from the next decision on nothing is approved there, whatever the limits say, until it is resumed.
+     */
+    post: operations['admin_suspend']
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
+  '/v1/admin/resume': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    get?: never
+    put?: never
+    /**
+     * Resume an account or an agent (operator)
+     * @description Ends a suspension of exactly this path; one above it still holds.
+     */
+    post: operations['admin_resume']
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
+  '/v1/admin/reset-daily': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    get?: never
+    put?: never
+    /**
+     * Reset daily windows (operator)
+     * @description Sets what was spent today back to 0, for one agent or for every envelope of the account. What was cleared before no longer counts there.
+     */
+    post: operations['admin_reset_daily']
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
+  '/v1/admin/reset-monthly': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    get?: never
+    put?: never
+    /**
+     * Reset monthly windows (operator)
+     * @description Sets what was spent this month back to 0, for one agent or for every envelope of the account. What was cleared before no longer counts there.
+     */
+    post: operations['admin_reset_monthly']
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
 }
 export type webhooks = Record<string, never>
 export interface components {
@@ -815,6 +1083,8 @@ export interface components {
         | 'already_claimed'
         | 'settlement_pending'
         | 'topup_unconfigured'
+        | 'price_source_unconfigured'
+        | 'price_source_failed'
         | 'rate_limited'
         | 'internal_error'
         | 'overloaded'
@@ -860,7 +1130,7 @@ export interface components {
       reset_at?: number
       /** @description The largest estimated_tokens that would fit now */
       max_affordable_tokens?: number
-      /** @description What to hand to request_approval so that a human can allow exactly this */
+      /** @description What to send with request_approval (POST /v1/approval/request) so that a human can allow exactly this */
       approval_request?: {
         agent_id: string
         action_summary: string
@@ -1033,7 +1303,7 @@ export interface components {
     RequestApprovalResult: {
       /** @description Give it to check_approval */
       approval_id: string
-      /** @description The page for the human. Whoever has it can decide. */
+      /** @description The page for the human. Whoever has it can decide, unless the account lets only its owner decide (approval_links). */
       approval_url: string
       /** @description Unix milliseconds */
       expires_at: number
@@ -1041,6 +1311,11 @@ export interface components {
       notification: {
         [key: string]: 'sent' | 'queued' | 'no_address' | 'skipped_no_config' | 'failed'
       }
+      /**
+       * @description Only where the page was opened by the MCP client: what the human decided there so far
+       * @enum {string}
+       */
+      decision?: 'pending' | 'approved' | 'denied' | 'timeout'
     }
     CheckApprovalResult: {
       approval_id: string
@@ -1056,6 +1331,131 @@ export interface components {
       responder?: string
       /** @description Unix milliseconds */
       decided_at?: number
+    }
+    ListApprovalsResult: {
+      approvals: {
+        /** @description Names the request in the account. Unlike the approval_id it decides nothing by itself. */
+        approval_ref: string
+        /** @enum {string} */
+        decision: 'pending' | 'approved' | 'denied' | 'timeout'
+        agent_id: string
+        action_summary: string
+        /** @description Unix milliseconds */
+        created_at: number
+        /** @description Unix milliseconds */
+        expires_at: number
+        /** @description How the answer came */
+        responder?: string
+        /** @description Unix milliseconds */
+        decided_at?: number
+        /** @description What approving would change now; null for nothing, or once decided */
+        effect: string | null
+        /** @description Hand it to decide_approval, so that nothing is approved but what was shown */
+        terms: string | null
+      }[]
+      /** @description Give it as before to read on; null at the end */
+      next_before: string | null
+    }
+    DecideApprovalResult: {
+      /** @description Names the request in the account. Unlike the approval_id it decides nothing by itself. */
+      approval_ref: string
+      /** @enum {string} */
+      decision: 'pending' | 'approved' | 'denied' | 'timeout'
+      agent_id: string
+      action_summary: string
+      /** @description Unix milliseconds */
+      created_at: number
+      /** @description Unix milliseconds */
+      expires_at: number
+      /** @description How the answer came */
+      responder?: string
+      /** @description Unix milliseconds */
+      decided_at?: number
+      /** @description What approving would change now; null for nothing, or once decided */
+      effect: string | null
+      /** @description Hand it to decide_approval, so that nothing is approved but what was shown */
+      terms: string | null
+    }
+    ViewDashboardResult: {
+      /** @description Unix milliseconds */
+      generated_at: number
+      /** @description Governance operations left */
+      operations_remaining: number
+      operations_used_24h: number
+      /** @description Agents with a cap or with spend in the last day, parents before children */
+      agents: {
+        agent_id: string
+        /** @description How many of the envelopes above it are listed */
+        depth: number
+        /** @description None for an agent that has no cap of its own */
+        limits: {
+          /** @enum {string} */
+          window: 'hourly' | 'daily' | 'weekly' | 'monthly' | 'session'
+          /** @description One-off raises included */
+          limit_usd: number
+          /** @description Without them */
+          cap_usd: number
+          /** @description US dollars, rounded to 6 places */
+          spent_usd: number
+          /** @description US dollars, rounded to 6 places */
+          remaining_usd: number
+          /** @description Unix milliseconds */
+          reset_at: number
+        }[]
+        /** @description US dollars, rounded to 6 places */
+        spent_24h_usd: number
+        approved_24h: number
+      }[]
+      /** @description How many there are, of at most 500 envelopes that are looked at */
+      agents_in_all: number
+      /** @description The spend against one cap, over time */
+      burn: {
+        agent_id: string
+        /** @description The window whose cap is in limit_usd; null without a cap */
+        window: ('hourly' | 'daily' | 'weekly' | 'monthly' | 'session') | null
+        limit_usd: number | null
+        /** @description US dollars, rounded to 6 places */
+        spent_usd: number
+        /** @description Unix milliseconds */
+        from: number
+        /** @description Unix milliseconds */
+        to: number
+        /** @description Spent since the window began, ascending in time */
+        points: {
+          /** @description Unix milliseconds */
+          at: number
+          /** @description US dollars, rounded to 6 places */
+          spent_usd: number
+        }[]
+        /** @description US dollars, rounded to 6 places */
+        rate_usd_per_hour: number
+        /** @description Spent at `to`, if it goes on like this */
+        forecast_usd: number
+        /** @description When the cap is reached if it goes on like this; null: not before `to` */
+        limit_reached_at: number | null
+      }
+      approvals: {
+        approval_ref: string
+        agent_id: string
+        action_summary: string
+        effect: string | null
+        /** @description Unix milliseconds */
+        expires_at: number
+      }[]
+      /** @description The newest first */
+      decisions: {
+        id: string
+        /** @description Unix milliseconds */
+        at: number
+        /** @enum {string} */
+        kind: 'approved' | 'denied' | 'change'
+        agent_id: string | null
+        /** @description The model, or what was changed */
+        subject: string
+        /** @description US dollars, rounded to 6 places */
+        amount_usd: number
+        detail: string
+      }[]
     }
     CreateAccountResult: {
       /** @description Shown once. Store it now: only its hash is kept. */
@@ -1120,6 +1520,39 @@ export interface components {
         revoked_at: number | null
       }[]
     }
+    RenameKeyResult: {
+      key_id: string
+      name: string
+      /**
+       * @description owner: everything; agent: one agent and its children; read: reads only
+       * @enum {string}
+       */
+      scope: 'owner' | 'agent' | 'read'
+      /** @description The agent path the key is bound to */
+      agent_id: string | null
+      /** @description Unix milliseconds */
+      created_at: number
+      expires_at: number | null
+    }
+    RotateKeyResult: {
+      /** @description Shown once. Store it now: only its hash is kept. */
+      api_key: string
+      key_id: string
+      name: string
+      /**
+       * @description owner: everything; agent: one agent and its children; read: reads only
+       * @enum {string}
+       */
+      scope: 'owner' | 'agent' | 'read'
+      /** @description The agent path the key is bound to */
+      agent_id: string | null
+      /** @description Unix milliseconds */
+      created_at: number
+      expires_at: number | null
+      rotated_key_id: string
+      /** @description Unix milliseconds */
+      rotated_key_expires_at: number
+    }
     RevokeKeyResult: {
       /** @constant */
       ok: true
@@ -1137,12 +1570,19 @@ export interface components {
       /** @constant */
       ok: true
     }
-    AdminSeedResult: {
-      /** @constant */
-      ok: true
-      credited_ops: number
-      /** @description Governance operations left */
-      operations_remaining: number
+    GetSettingsResult: {
+      /**
+       * @description Who is given a link that decides an approval. agent: whoever asked, to hand it to a human. owner: the account's channels and dashboard alone; a key of scope agent gets a link that only shows the request, so that an agent cannot approve its own.
+       * @enum {string}
+       */
+      approval_links: 'agent' | 'owner'
+    }
+    UpdateSettingsResult: {
+      /**
+       * @description Who is given a link that decides an approval. agent: whoever asked, to hand it to a human. owner: the account's channels and dashboard alone; a key of scope agent gets a link that only shows the request, so that an agent cannot approve its own.
+       * @enum {string}
+       */
+      approval_links: 'agent' | 'owner'
     }
     TopupResult: {
       /** @description Governance operations */
@@ -1477,6 +1917,136 @@ export interface components {
         }
       }[]
       price_version: string
+    }
+    AdminRefreshPricesResult: {
+      /** @constant */
+      ok: true
+      /** @description Prices in the list now in force */
+      models: number
+      applied: {
+        model: string
+        /** @description null for a model that was not known */
+        before: {
+          /** @description US dollars per million tokens */
+          input_usd_per_mtok: number
+          /** @description US dollars per million tokens */
+          output_usd_per_mtok: number
+        } | null
+        after: {
+          /** @description US dollars per million tokens */
+          input_usd_per_mtok: number
+          /** @description US dollars per million tokens */
+          output_usd_per_mtok: number
+        }
+      }[]
+      quarantined: {
+        model: string
+        /** @description null for a model that was not known */
+        before: {
+          /** @description US dollars per million tokens */
+          input_usd_per_mtok: number
+          /** @description US dollars per million tokens */
+          output_usd_per_mtok: number
+        } | null
+        after: {
+          /** @description US dollars per million tokens */
+          input_usd_per_mtok: number
+          /** @description US dollars per million tokens */
+          output_usd_per_mtok: number
+        }
+      }[]
+      /** @description Models whose price the contract's table or the operator's file sets */
+      overruled: string[]
+      price_version: string
+    }
+    ListAuditResult: {
+      account_id: string
+      entries: {
+        account_id: string
+        /** @description Place in the chain, from 1; null for the newest seconds, which are not sealed yet */
+        seq: number | null
+        id: string
+        /** @description Unix milliseconds */
+        at: number
+        /** @description What happened, e.g. clearance.approved, clearance.denied, envelope.set, key.created */
+        type: string
+        agent_id: string | null
+        data: {
+          [key: string]: unknown
+        }
+        /** @description SHA-256 over the hash of the entry before and this one */
+        hash: string | null
+      }[]
+      page: number
+      page_size: number
+      has_more: boolean
+      /** @description false: so little fits the filter that the search stopped; narrow it with from and to */
+      complete: boolean
+    }
+    GetAuditHeadResult: {
+      account_id: string
+      /** @description 0 while nothing is sealed */
+      seq: number
+      hash: string
+      sealed_at: number | null
+    }
+    AdminSeedResult: {
+      /** @constant */
+      ok: true
+      credited_ops: number
+      /** @description Governance operations left */
+      operations_remaining: number
+    }
+    AdminGenerateKeyResult: {
+      /** @description Shown once. Store it now: only its hash is kept. */
+      api_key: string
+      account_id: string
+      key_id: string
+      name: string
+      /**
+       * @description owner: everything; agent: one agent and its children; read: reads only
+       * @enum {string}
+       */
+      scope: 'owner' | 'agent' | 'read'
+      /** @description The agent path the key is bound to */
+      agent_id: string | null
+      /** @description Unix milliseconds */
+      created_at: number
+      expires_at: number | null
+      /** @description Governance operations left */
+      operations_remaining: number
+    }
+    AdminSuspendResult: {
+      /** @constant */
+      ok: true
+      account_id: string
+      agent_id: string
+      suspended: boolean
+      /** @description false when it was so already */
+      changed: boolean
+    }
+    AdminResumeResult: {
+      /** @constant */
+      ok: true
+      account_id: string
+      agent_id: string
+      suspended: boolean
+      /** @description false when it was so already */
+      changed: boolean
+    }
+    AdminResetDailyResult: {
+      /** @constant */
+      ok: true
+      account_id: string
+      /** @description The agents whose window is 0 now */
+      reset: string[]
+    }
+    AdminResetMonthlyResult: {
+      /** @constant */
+      ok: true
+      account_id: string
+      /** @description The agents whose window is 0 now */
+      reset: string[]
     }
   }
   responses: never
@@ -3804,6 +4374,469 @@ export interface operations {
       }
     }
   }
+  list_approvals: {
+    parameters: {
+      query?: {
+        /**
+         * @description Only those; all when left out
+         * @example pending
+         */
+        state?: 'pending' | 'approved' | 'denied' | 'timeout'
+        /** @description 50 when left out */
+        limit?: number
+        /** @description An approval_ref: only older requests than that one */
+        before?: string
+      }
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    requestBody?: never
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "approvals": [
+           *         {
+           *           "approval_ref": "019ab5c4-8f3e-7c21-b6d0-5a9e1f7c3b28",
+           *           "decision": "pending",
+           *           "agent_id": "crawler",
+           *           "action_summary": "Crawl 400 more pages of the archive",
+           *           "created_at": 1763812800000,
+           *           "expires_at": 1763813700000,
+           *           "effect": "raises crawler from $5.00 to $10.00 a day; $1.17 is spent",
+           *           "terms": "5000000000.0"
+           *         }
+           *       ],
+           *       "next_before": null
+           *     }
+           */
+          'application/json': components['schemas']['ListApprovalsResult']
+        }
+      }
+      /** @description `invalid_params` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params'
+          }
+        }
+      }
+      /** @description `missing_api_key`, `invalid_api_key` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'missing_api_key' | 'invalid_api_key'
+          }
+        }
+      }
+      /** @description `forbidden` */
+      403: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'forbidden'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable'
+          }
+        }
+      }
+    }
+  }
+  decide_approval: {
+    parameters: {
+      query?: never
+      header?: {
+        /** @description Makes the call safe to repeat: the first response is stored and replayed for 24 hours */
+        'Idempotency-Key'?: string
+      }
+      path: {
+        /** @example 019ab5c4-8f3e-7c21-b6d0-5a9e1f7c3b28 */
+        approval_ref: string
+      }
+      cookie?: never
+    }
+    requestBody: {
+      content: {
+        /**
+         * @example {
+         *       "decision": "approved",
+         *       "terms": "5000000000.0"
+         *     }
+         */
+        'application/json': {
+          /** @enum {string} */
+          decision: 'approved' | 'denied'
+          /** @description From list_approvals; without it, what was asked for originally is decided on */
+          terms?: string
+        }
+      }
+    }
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Idempotent-Replayed': components['headers']['Replayed']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "approval_ref": "019ab5c4-8f3e-7c21-b6d0-5a9e1f7c3b28",
+           *       "decision": "approved",
+           *       "agent_id": "crawler",
+           *       "action_summary": "Crawl 400 more pages of the archive",
+           *       "created_at": 1763812800000,
+           *       "expires_at": 1763813700000,
+           *       "effect": null,
+           *       "terms": null,
+           *       "responder": "key owner",
+           *       "decided_at": 1763812842000
+           *     }
+           */
+          'application/json': components['schemas']['DecideApprovalResult']
+        }
+      }
+      /** @description `invalid_params`, `invalid_json` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params' | 'invalid_json'
+          }
+        }
+      }
+      /** @description `missing_api_key`, `invalid_api_key` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'missing_api_key' | 'invalid_api_key'
+          }
+        }
+      }
+      /** @description `forbidden` */
+      403: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'forbidden'
+          }
+        }
+      }
+      /** @description `approval_not_found` */
+      404: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'approval_not_found'
+          }
+        }
+      }
+      /** @description `idempotency_conflict`, `approval_changed` */
+      409: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_conflict' | 'approval_changed'
+          }
+        }
+      }
+      /** @description `payload_too_large` */
+      413: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'payload_too_large'
+          }
+        }
+      }
+      /** @description `unsupported_media_type` */
+      415: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unsupported_media_type'
+          }
+        }
+      }
+      /** @description `idempotency_mismatch` */
+      422: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_mismatch'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable'
+          }
+        }
+      }
+    }
+  }
+  view_dashboard: {
+    parameters: {
+      query?: {
+        /**
+         * @description Whose burn to draw; the one closest to its cap when left out
+         * @example crawler
+         */
+        agent_id?: string
+      }
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    requestBody?: never
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "generated_at": 1763812800000,
+           *       "operations_remaining": 961,
+           *       "operations_used_24h": 39,
+           *       "agents": [
+           *         {
+           *           "agent_id": "crawler",
+           *           "depth": 0,
+           *           "limits": [
+           *             {
+           *               "window": "daily",
+           *               "limit_usd": 5,
+           *               "cap_usd": 5,
+           *               "spent_usd": 1.17,
+           *               "remaining_usd": 3.83,
+           *               "reset_at": 1763856000000
+           *             }
+           *           ],
+           *           "spent_24h_usd": 1.17,
+           *           "approved_24h": 39
+           *         }
+           *       ],
+           *       "agents_in_all": 1,
+           *       "burn": {
+           *         "agent_id": "crawler",
+           *         "window": "daily",
+           *         "limit_usd": 5,
+           *         "spent_usd": 1.17,
+           *         "from": 1763769600000,
+           *         "to": 1763856000000,
+           *         "points": [
+           *           {
+           *             "at": 1763769600000,
+           *             "spent_usd": 0
+           *           },
+           *           {
+           *             "at": 1763812800000,
+           *             "spent_usd": 1.17
+           *           }
+           *         ],
+           *         "rate_usd_per_hour": 0.09,
+           *         "forecast_usd": 2.25,
+           *         "limit_reached_at": null
+           *       },
+           *       "approvals": [
+           *         {
+           *           "approval_ref": "019ab5c4-8f3e-7c21-b6d0-5a9e1f7c3b28",
+           *           "agent_id": "crawler",
+           *           "action_summary": "Crawl 400 more pages of the archive",
+           *           "effect": "raises crawler from $5.00 to $10.00 a day; $1.17 is spent",
+           *           "expires_at": 1763813700000
+           *         }
+           *       ],
+           *       "decisions": [
+           *         {
+           *           "id": "019ab5c4-c0de-7f10-9a3b-2d5e8c7f1a44",
+           *           "at": 1763812796000,
+           *           "kind": "approved",
+           *           "agent_id": "crawler",
+           *           "subject": "claude-sonnet-4-6",
+           *           "amount_usd": 0.03,
+           *           "detail": "open"
+           *         }
+           *       ]
+           *     }
+           */
+          'application/json': components['schemas']['ViewDashboardResult']
+        }
+      }
+      /** @description `invalid_params` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params'
+          }
+        }
+      }
+      /** @description `missing_api_key`, `invalid_api_key` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'missing_api_key' | 'invalid_api_key'
+          }
+        }
+      }
+      /** @description `forbidden` */
+      403: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'forbidden'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable'
+          }
+        }
+      }
+    }
+  }
   get_account: {
     parameters: {
       query?: never
@@ -4554,6 +5587,374 @@ export interface operations {
       }
     }
   }
+  rename_key: {
+    parameters: {
+      query?: never
+      header?: {
+        /** @description Makes the call safe to repeat: the first response is stored and replayed for 24 hours */
+        'Idempotency-Key'?: string
+      }
+      path: {
+        /** @example 019ab5c4-3a9c-7f02-b1c4-90ad52e6f7d3 */
+        key_id: string
+      }
+      cookie?: never
+    }
+    requestBody: {
+      content: {
+        /**
+         * @example {
+         *       "name": "team lead"
+         *     }
+         */
+        'application/json': {
+          name: string
+        }
+      }
+    }
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Idempotent-Replayed': components['headers']['Replayed']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "key_id": "019ab5c4-3a9c-7f02-b1c4-90ad52e6f7d3",
+           *       "name": "team lead",
+           *       "scope": "read",
+           *       "agent_id": "team",
+           *       "created_at": 1763812800000,
+           *       "expires_at": 1766404800000
+           *     }
+           */
+          'application/json': components['schemas']['RenameKeyResult']
+        }
+      }
+      /** @description `invalid_params`, `invalid_json` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params' | 'invalid_json'
+          }
+        }
+      }
+      /** @description `missing_api_key`, `invalid_api_key` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'missing_api_key' | 'invalid_api_key'
+          }
+        }
+      }
+      /** @description `forbidden` */
+      403: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'forbidden'
+          }
+        }
+      }
+      /** @description `not_found` */
+      404: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'not_found'
+          }
+        }
+      }
+      /** @description `idempotency_conflict` */
+      409: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_conflict'
+          }
+        }
+      }
+      /** @description `payload_too_large` */
+      413: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'payload_too_large'
+          }
+        }
+      }
+      /** @description `unsupported_media_type` */
+      415: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unsupported_media_type'
+          }
+        }
+      }
+      /** @description `idempotency_mismatch` */
+      422: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_mismatch'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable'
+          }
+        }
+      }
+    }
+  }
+  rotate_key: {
+    parameters: {
+      query?: never
+      header?: {
+        /** @description Makes the call safe to repeat: the first response is stored and replayed for 24 hours */
+        'Idempotency-Key'?: string
+      }
+      path: {
+        /** @example 019ab5c4-2b10-7d44-9c31-5e0f7a8b9c0d */
+        key_id: string
+      }
+      cookie?: never
+    }
+    requestBody: {
+      content: {
+        /**
+         * @example {
+         *       "overlap_seconds": 3600
+         *     }
+         */
+        'application/json': {
+          /** @description 3600 when left out; 0, or at least 60 */
+          overlap_seconds?: number
+          /** @description As long as the old one was given, when left out */
+          expires_in_seconds?: number
+        }
+      }
+    }
+    responses: {
+      /** @description Success */
+      201: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Idempotent-Replayed': components['headers']['Replayed']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "api_key": "bg_3f9c1e7a5b2d4c6e8f0a1b2c3d4e5f60",
+           *       "key_id": "019ab5c4-3a9c-7f02-b1c4-90ad52e6f7d3",
+           *       "name": "team lead",
+           *       "scope": "read",
+           *       "agent_id": "team",
+           *       "created_at": 1763812800000,
+           *       "expires_at": 1766404800000,
+           *       "rotated_key_id": "019ab5c4-2b10-7d44-9c31-5e0f7a8b9c0d",
+           *       "rotated_key_expires_at": 1763816400000
+           *     }
+           */
+          'application/json': components['schemas']['RotateKeyResult']
+        }
+      }
+      /** @description `invalid_params`, `invalid_json` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params' | 'invalid_json'
+          }
+        }
+      }
+      /** @description `missing_api_key`, `invalid_api_key` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'missing_api_key' | 'invalid_api_key'
+          }
+        }
+      }
+      /** @description `forbidden` */
+      403: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'forbidden'
+          }
+        }
+      }
+      /** @description `not_found` */
+      404: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'not_found'
+          }
+        }
+      }
+      /** @description `idempotency_conflict` */
+      409: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_conflict'
+          }
+        }
+      }
+      /** @description `payload_too_large` */
+      413: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'payload_too_large'
+          }
+        }
+      }
+      /** @description `unsupported_media_type` */
+      415: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unsupported_media_type'
+          }
+        }
+      }
+      /** @description `idempotency_mismatch` */
+      422: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_mismatch'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable'
+          }
+        }
+      }
+    }
+  }
   get_notification_email: {
     parameters: {
       query?: never
@@ -4778,6 +6179,20 @@ export interface operations {
           }
         }
       }
+      /** @description `rate_limited` */
+      429: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'rate_limited'
+          }
+        }
+      }
       /** @description `internal_error` */
       500: {
         headers: {
@@ -4956,7 +6371,99 @@ export interface operations {
       }
     }
   }
-  admin_seed: {
+  get_settings: {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    requestBody?: never
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "approval_links": "agent"
+           *     }
+           */
+          'application/json': components['schemas']['GetSettingsResult']
+        }
+      }
+      /** @description `invalid_params` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params'
+          }
+        }
+      }
+      /** @description `missing_api_key`, `invalid_api_key` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'missing_api_key' | 'invalid_api_key'
+          }
+        }
+      }
+      /** @description `forbidden` */
+      403: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'forbidden'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable'
+          }
+        }
+      }
+    }
+  }
+  update_settings: {
     parameters: {
       query?: never
       header?: {
@@ -4970,15 +6477,15 @@ export interface operations {
       content: {
         /**
          * @example {
-         *       "api_key": "bg_0123456789abcdef0123456789abcdef",
-         *       "operations": 5000
+         *       "approval_links": "owner"
          *     }
          */
         'application/json': {
-          api_key: string
-          operations?: number
-          /** @description 1,000 operations per dollar, rounded down */
-          amount_usd?: number
+          /**
+           * @description Who is given a link that decides an approval. agent: whoever asked, to hand it to a human. owner: the account's channels and dashboard alone; a key of scope agent gets a link that only shows the request, so that an agent cannot approve its own.
+           * @enum {string}
+           */
+          approval_links: 'agent' | 'owner'
         }
       }
     }
@@ -4993,12 +6500,10 @@ export interface operations {
         content: {
           /**
            * @example {
-           *       "ok": true,
-           *       "credited_ops": 5000,
-           *       "operations_remaining": 5025
+           *       "approval_links": "owner"
            *     }
            */
-          'application/json': components['schemas']['AdminSeedResult']
+          'application/json': components['schemas']['UpdateSettingsResult']
         }
       }
       /** @description `invalid_params`, `invalid_json` */
@@ -5014,7 +6519,7 @@ export interface operations {
           }
         }
       }
-      /** @description `unauthorized` */
+      /** @description `missing_api_key`, `invalid_api_key` */
       401: {
         headers: {
           'X-Request-Id': components['headers']['RequestId']
@@ -5023,12 +6528,12 @@ export interface operations {
         content: {
           'application/json': components['schemas']['Error'] & {
             /** @enum {string} */
-            error?: 'unauthorized'
+            error?: 'missing_api_key' | 'invalid_api_key'
           }
         }
       }
-      /** @description `account_not_found` */
-      404: {
+      /** @description `forbidden` */
+      403: {
         headers: {
           'X-Request-Id': components['headers']['RequestId']
           [name: string]: unknown
@@ -5036,7 +6541,7 @@ export interface operations {
         content: {
           'application/json': components['schemas']['Error'] & {
             /** @enum {string} */
-            error?: 'account_not_found'
+            error?: 'forbidden'
           }
         }
       }
@@ -5602,6 +7107,20 @@ export interface operations {
           }
         }
       }
+      /** @description `rate_limited` */
+      429: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'rate_limited'
+          }
+        }
+      }
       /** @description `internal_error` */
       500: {
         headers: {
@@ -5781,6 +7300,20 @@ export interface operations {
           'application/json': components['schemas']['Error'] & {
             /** @enum {string} */
             error?: 'idempotency_mismatch'
+          }
+        }
+      }
+      /** @description `rate_limited` */
+      429: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'rate_limited'
           }
         }
       }
@@ -8371,6 +9904,1465 @@ export interface operations {
           'application/json': components['schemas']['Error'] & {
             /** @enum {string} */
             error?: 'forbidden'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable'
+          }
+        }
+      }
+    }
+  }
+  admin_refresh_prices: {
+    parameters: {
+      query?: never
+      header?: {
+        /** @description Makes the call safe to repeat: the first response is stored and replayed for 24 hours */
+        'Idempotency-Key'?: string
+      }
+      path?: never
+      cookie?: never
+    }
+    requestBody: {
+      content: {
+        /**
+         * @example {
+         *       "accept": [
+         *         "grok-9"
+         *       ]
+         *     }
+         */
+        'application/json': {
+          /** @description Models whose change is wanted however large */
+          accept?: string[]
+        }
+      }
+    }
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Idempotent-Replayed': components['headers']['Replayed']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "ok": true,
+           *       "models": 212,
+           *       "applied": [
+           *         {
+           *           "model": "grok-9",
+           *           "before": {
+           *             "input_usd_per_mtok": 1,
+           *             "output_usd_per_mtok": 4
+           *           },
+           *           "after": {
+           *             "input_usd_per_mtok": 3,
+           *             "output_usd_per_mtok": 15
+           *           }
+           *         }
+           *       ],
+           *       "quarantined": [],
+           *       "overruled": [
+           *         "gpt-4o"
+           *       ],
+           *       "price_version": "genai-prices@0.1.8+1f0c9a7e"
+           *     }
+           */
+          'application/json': components['schemas']['AdminRefreshPricesResult']
+        }
+      }
+      /** @description `invalid_params`, `invalid_json` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params' | 'invalid_json'
+          }
+        }
+      }
+      /** @description `unauthorized` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unauthorized'
+          }
+        }
+      }
+      /** @description `idempotency_conflict` */
+      409: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_conflict'
+          }
+        }
+      }
+      /** @description `payload_too_large` */
+      413: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'payload_too_large'
+          }
+        }
+      }
+      /** @description `unsupported_media_type` */
+      415: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unsupported_media_type'
+          }
+        }
+      }
+      /** @description `idempotency_mismatch` */
+      422: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_mismatch'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `price_source_failed` */
+      502: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'price_source_failed'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable`, `price_source_unconfigured` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable' | 'price_source_unconfigured'
+          }
+        }
+      }
+    }
+  }
+  list_audit: {
+    parameters: {
+      query?: {
+        /**
+         * @description From 1; json only
+         * @example 1
+         */
+        page?: number
+        /**
+         * @description 100 when left out; json only
+         * @example 1
+         */
+        page_size?: number
+        /**
+         * @description This agent and those below it only
+         * @example crawler
+         */
+        agent_id?: string
+        /** @description Unix milliseconds, included */
+        from?: number
+        /** @description Unix milliseconds, not included */
+        to?: number
+        /** @description json: one page. csv, ndjson: everything, as a stream */
+        format?: 'json' | 'csv' | 'ndjson'
+      }
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    requestBody?: never
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "account_id": "019ab5c4-1f00-7c11-8a52-6f0d3c9b7e21",
+           *       "entries": [
+           *         {
+           *           "account_id": "019ab5c4-1f00-7c11-8a52-6f0d3c9b7e21",
+           *           "seq": 42,
+           *           "id": "019ab5c4-7d1e-7a40-9f3b-2c6f0e1d8a55",
+           *           "at": 1763812800000,
+           *           "type": "clearance.denied",
+           *           "agent_id": "crawler",
+           *           "data": {
+           *             "model": "claude-sonnet-4-6",
+           *             "estimate_usd": 0.168,
+           *             "estimate_nanousd": "168000000",
+           *             "reason": "envelope_exceeded"
+           *           },
+           *           "hash": "5f0c1b7d1f0f2b9e7c0d4d9f8a3b6e2c1d5a4b3c2f1e0d9c8b7a695847362514"
+           *         }
+           *       ],
+           *       "page": 1,
+           *       "page_size": 1,
+           *       "has_more": true,
+           *       "complete": true
+           *     }
+           */
+          'application/json': components['schemas']['ListAuditResult']
+          'application/x-ndjson': string
+          'text/csv': string
+        }
+      }
+      /** @description `invalid_params` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params'
+          }
+        }
+      }
+      /** @description `missing_api_key`, `invalid_api_key` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'missing_api_key' | 'invalid_api_key'
+          }
+        }
+      }
+      /** @description `forbidden` */
+      403: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'forbidden'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable'
+          }
+        }
+      }
+    }
+  }
+  get_audit_head: {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    requestBody?: never
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "account_id": "019ab5c4-1f00-7c11-8a52-6f0d3c9b7e21",
+           *       "seq": 42,
+           *       "hash": "5f0c1b7d1f0f2b9e7c0d4d9f8a3b6e2c1d5a4b3c2f1e0d9c8b7a695847362514",
+           *       "sealed_at": 1763812800900
+           *     }
+           */
+          'application/json': components['schemas']['GetAuditHeadResult']
+        }
+      }
+      /** @description `invalid_params` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params'
+          }
+        }
+      }
+      /** @description `missing_api_key`, `invalid_api_key` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'missing_api_key' | 'invalid_api_key'
+          }
+        }
+      }
+      /** @description `forbidden` */
+      403: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'forbidden'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable'
+          }
+        }
+      }
+    }
+  }
+  admin_seed: {
+    parameters: {
+      query?: never
+      header?: {
+        /** @description Makes the call safe to repeat: the first response is stored and replayed for 24 hours */
+        'Idempotency-Key'?: string
+      }
+      path?: never
+      cookie?: never
+    }
+    requestBody: {
+      content: {
+        /**
+         * @example {
+         *       "api_key": "bg_0123456789abcdef0123456789abcdef",
+         *       "operations": 5000
+         *     }
+         */
+        'application/json': {
+          api_key: string
+          operations?: number
+          /** @description 1,000 operations per dollar, rounded down */
+          amount_usd?: number
+        }
+      }
+    }
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Idempotent-Replayed': components['headers']['Replayed']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "ok": true,
+           *       "credited_ops": 5000,
+           *       "operations_remaining": 5025
+           *     }
+           */
+          'application/json': components['schemas']['AdminSeedResult']
+        }
+      }
+      /** @description `invalid_params`, `invalid_json` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params' | 'invalid_json'
+          }
+        }
+      }
+      /** @description `unauthorized` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unauthorized'
+          }
+        }
+      }
+      /** @description `account_not_found` */
+      404: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'account_not_found'
+          }
+        }
+      }
+      /** @description `idempotency_conflict` */
+      409: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_conflict'
+          }
+        }
+      }
+      /** @description `payload_too_large` */
+      413: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'payload_too_large'
+          }
+        }
+      }
+      /** @description `unsupported_media_type` */
+      415: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unsupported_media_type'
+          }
+        }
+      }
+      /** @description `idempotency_mismatch` */
+      422: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_mismatch'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable'
+          }
+        }
+      }
+    }
+  }
+  admin_generate_key: {
+    parameters: {
+      query?: never
+      header?: {
+        /** @description Makes the call safe to repeat: the first response is stored and replayed for 24 hours */
+        'Idempotency-Key'?: string
+      }
+      path?: never
+      cookie?: never
+    }
+    requestBody: {
+      content: {
+        /**
+         * @example {
+         *       "account_id": "019ab5c4-1f00-7c11-8a52-6f0d3c9b7e21",
+         *       "name": "team lead",
+         *       "scope": "read",
+         *       "agent_id": "team",
+         *       "expires_in_seconds": 2592000
+         *     }
+         */
+        'application/json': {
+          account_id?: string
+          name?: string
+          /**
+           * @description owner when left out; agent when agent_id is given
+           * @enum {string}
+           */
+          scope?: 'owner' | 'agent' | 'read'
+          /**
+           * @description The agent, 1-128 characters. A path: an envelope on "team" also caps "team/crawler"; "*" is the whole account.
+           * @example crawler
+           * @example team/crawler
+           */
+          agent_id?: string
+          expires_in_seconds?: number
+        }
+      }
+    }
+    responses: {
+      /** @description Success */
+      201: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Idempotent-Replayed': components['headers']['Replayed']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "api_key": "bg_3f9c1e7a5b2d4c6e8f0a1b2c3d4e5f60",
+           *       "account_id": "019ab5c4-1f00-7c11-8a52-6f0d3c9b7e21",
+           *       "key_id": "019ab5c4-3a9c-7f02-b1c4-90ad52e6f7d3",
+           *       "name": "team lead",
+           *       "scope": "read",
+           *       "agent_id": "team",
+           *       "created_at": 1763812800000,
+           *       "expires_at": 1766404800000,
+           *       "operations_remaining": 25
+           *     }
+           */
+          'application/json': components['schemas']['AdminGenerateKeyResult']
+        }
+      }
+      /** @description `invalid_params`, `invalid_json` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params' | 'invalid_json'
+          }
+        }
+      }
+      /** @description `unauthorized` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unauthorized'
+          }
+        }
+      }
+      /** @description `account_not_found` */
+      404: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'account_not_found'
+          }
+        }
+      }
+      /** @description `idempotency_conflict` */
+      409: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_conflict'
+          }
+        }
+      }
+      /** @description `payload_too_large` */
+      413: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'payload_too_large'
+          }
+        }
+      }
+      /** @description `unsupported_media_type` */
+      415: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unsupported_media_type'
+          }
+        }
+      }
+      /** @description `idempotency_mismatch` */
+      422: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_mismatch'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable'
+          }
+        }
+      }
+    }
+  }
+  admin_suspend: {
+    parameters: {
+      query?: never
+      header?: {
+        /** @description Makes the call safe to repeat: the first response is stored and replayed for 24 hours */
+        'Idempotency-Key'?: string
+      }
+      path?: never
+      cookie?: never
+    }
+    requestBody: {
+      content: {
+        /**
+         * @example {
+         *       "account_id": "019ab5c4-1f00-7c11-8a52-6f0d3c9b7e21",
+         *       "agent_id": "team/crawler",
+         *       "reason": "runs away"
+         *     }
+         */
+        'application/json': {
+          account_id: string
+          /**
+           * @description This path and everything below it; the whole account when left out
+           * @example crawler
+           * @example team/crawler
+           */
+          agent_id?: string
+          /** @description Why, for the audit trail */
+          reason?: string
+        }
+      }
+    }
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Idempotent-Replayed': components['headers']['Replayed']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "ok": true,
+           *       "account_id": "019ab5c4-1f00-7c11-8a52-6f0d3c9b7e21",
+           *       "agent_id": "team/crawler",
+           *       "changed": true,
+           *       "suspended": true
+           *     }
+           */
+          'application/json': components['schemas']['AdminSuspendResult']
+        }
+      }
+      /** @description `invalid_params`, `invalid_json` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params' | 'invalid_json'
+          }
+        }
+      }
+      /** @description `unauthorized` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unauthorized'
+          }
+        }
+      }
+      /** @description `account_not_found` */
+      404: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'account_not_found'
+          }
+        }
+      }
+      /** @description `idempotency_conflict` */
+      409: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_conflict'
+          }
+        }
+      }
+      /** @description `payload_too_large` */
+      413: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'payload_too_large'
+          }
+        }
+      }
+      /** @description `unsupported_media_type` */
+      415: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unsupported_media_type'
+          }
+        }
+      }
+      /** @description `idempotency_mismatch` */
+      422: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_mismatch'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable'
+          }
+        }
+      }
+    }
+  }
+  admin_resume: {
+    parameters: {
+      query?: never
+      header?: {
+        /** @description Makes the call safe to repeat: the first response is stored and replayed for 24 hours */
+        'Idempotency-Key'?: string
+      }
+      path?: never
+      cookie?: never
+    }
+    requestBody: {
+      content: {
+        /**
+         * @example {
+         *       "account_id": "019ab5c4-1f00-7c11-8a52-6f0d3c9b7e21",
+         *       "agent_id": "team/crawler"
+         *     }
+         */
+        'application/json': {
+          account_id: string
+          /**
+           * @description This path and everything below it; the whole account when left out
+           * @example crawler
+           * @example team/crawler
+           */
+          agent_id?: string
+          /** @description Why, for the audit trail */
+          reason?: string
+        }
+      }
+    }
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Idempotent-Replayed': components['headers']['Replayed']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "ok": true,
+           *       "account_id": "019ab5c4-1f00-7c11-8a52-6f0d3c9b7e21",
+           *       "agent_id": "team/crawler",
+           *       "changed": true,
+           *       "suspended": false
+           *     }
+           */
+          'application/json': components['schemas']['AdminResumeResult']
+        }
+      }
+      /** @description `invalid_params`, `invalid_json` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params' | 'invalid_json'
+          }
+        }
+      }
+      /** @description `unauthorized` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unauthorized'
+          }
+        }
+      }
+      /** @description `account_not_found` */
+      404: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'account_not_found'
+          }
+        }
+      }
+      /** @description `idempotency_conflict` */
+      409: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_conflict'
+          }
+        }
+      }
+      /** @description `payload_too_large` */
+      413: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'payload_too_large'
+          }
+        }
+      }
+      /** @description `unsupported_media_type` */
+      415: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unsupported_media_type'
+          }
+        }
+      }
+      /** @description `idempotency_mismatch` */
+      422: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_mismatch'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable'
+          }
+        }
+      }
+    }
+  }
+  admin_reset_daily: {
+    parameters: {
+      query?: never
+      header?: {
+        /** @description Makes the call safe to repeat: the first response is stored and replayed for 24 hours */
+        'Idempotency-Key'?: string
+      }
+      path?: never
+      cookie?: never
+    }
+    requestBody: {
+      content: {
+        /**
+         * @example {
+         *       "account_id": "019ab5c4-1f00-7c11-8a52-6f0d3c9b7e21",
+         *       "agent_id": "crawler",
+         *       "reason": "a test run"
+         *     }
+         */
+        'application/json': {
+          account_id: string
+          /**
+           * @description This agent only; every envelope of the account when left out
+           * @example crawler
+           * @example team/crawler
+           */
+          agent_id?: string
+          /** @description Why, for the audit trail */
+          reason?: string
+        }
+      }
+    }
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Idempotent-Replayed': components['headers']['Replayed']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "ok": true,
+           *       "account_id": "019ab5c4-1f00-7c11-8a52-6f0d3c9b7e21",
+           *       "reset": [
+           *         "crawler"
+           *       ]
+           *     }
+           */
+          'application/json': components['schemas']['AdminResetDailyResult']
+        }
+      }
+      /** @description `invalid_params`, `invalid_json` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params' | 'invalid_json'
+          }
+        }
+      }
+      /** @description `unauthorized` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unauthorized'
+          }
+        }
+      }
+      /** @description `account_not_found`, `not_found` */
+      404: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'account_not_found' | 'not_found'
+          }
+        }
+      }
+      /** @description `idempotency_conflict` */
+      409: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_conflict'
+          }
+        }
+      }
+      /** @description `payload_too_large` */
+      413: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'payload_too_large'
+          }
+        }
+      }
+      /** @description `unsupported_media_type` */
+      415: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unsupported_media_type'
+          }
+        }
+      }
+      /** @description `idempotency_mismatch` */
+      422: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_mismatch'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable'
+          }
+        }
+      }
+    }
+  }
+  admin_reset_monthly: {
+    parameters: {
+      query?: never
+      header?: {
+        /** @description Makes the call safe to repeat: the first response is stored and replayed for 24 hours */
+        'Idempotency-Key'?: string
+      }
+      path?: never
+      cookie?: never
+    }
+    requestBody: {
+      content: {
+        /**
+         * @example {
+         *       "account_id": "019ab5c4-1f00-7c11-8a52-6f0d3c9b7e21"
+         *     }
+         */
+        'application/json': {
+          account_id: string
+          /**
+           * @description This agent only; every envelope of the account when left out
+           * @example crawler
+           * @example team/crawler
+           */
+          agent_id?: string
+          /** @description Why, for the audit trail */
+          reason?: string
+        }
+      }
+    }
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Idempotent-Replayed': components['headers']['Replayed']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "ok": true,
+           *       "account_id": "019ab5c4-1f00-7c11-8a52-6f0d3c9b7e21",
+           *       "reset": [
+           *         "crawler",
+           *         "team"
+           *       ]
+           *     }
+           */
+          'application/json': components['schemas']['AdminResetMonthlyResult']
+        }
+      }
+      /** @description `invalid_params`, `invalid_json` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params' | 'invalid_json'
+          }
+        }
+      }
+      /** @description `unauthorized` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unauthorized'
+          }
+        }
+      }
+      /** @description `account_not_found`, `not_found` */
+      404: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'account_not_found' | 'not_found'
+          }
+        }
+      }
+      /** @description `idempotency_conflict` */
+      409: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_conflict'
+          }
+        }
+      }
+      /** @description `payload_too_large` */
+      413: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'payload_too_large'
+          }
+        }
+      }
+      /** @description `unsupported_media_type` */
+      415: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unsupported_media_type'
+          }
+        }
+      }
+      /** @description `idempotency_mismatch` */
+      422: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_mismatch'
           }
         }
       }

@@ -35,10 +35,18 @@ const CODES = {
     'The address must be an https:// URL of a public host, without user name or password, at most 2048 characters.',
   ],
   no_envelope: [400, false, 'No envelope covers this agent. Set one with PUT /v1/budget/envelope first.'],
-  no_pending_clearance: [400, false, 'Nothing is open to resolve: call budget_clear first, and use its clearance_id once.'],
+  no_pending_clearance: [
+    400,
+    false,
+    'No open clearance to settle. Clear first (budget_clear, POST /v1/budget/clear) and use its clearance_id once, before it expires.',
+  ],
   not_found: [404, false, 'Nothing is there. Check the path and the ids; GET /openapi.json lists every endpoint.'],
   account_not_found: [404, false, 'No account has this key. Check the key for typos.'],
-  approval_not_found: [404, false, 'This account has no approval with that approval_id. Use the one request_approval returned.'],
+  approval_not_found: [
+    404,
+    false,
+    'This account has no approval with that approval_id. Use the one that request_approval (POST /v1/approval/request) returned.',
+  ],
   method_not_allowed: [405, false, 'This path exists, but not for this method. GET /openapi.json lists what it takes.'],
   approval_changed: [
     409,
@@ -92,6 +100,12 @@ const CODES = {
     'Nobody can say yet whether the payment went through. Send the same request with the same payment again: it is charged and credited once. If it went through it is credited by itself.',
   ],
   topup_unconfigured: [503, false, 'This server takes no payments: its operator has set neither PAYTO_ADDRESS nor DEPOSIT_XPUB.'],
+  price_source_unconfigured: [503, false, 'This server has no price source: its operator has not set PRICES_URL.'],
+  price_source_failed: [
+    502,
+    true,
+    'The price source did not answer with a list of prices; those in force stay. Look at reason, correct PRICES_URL or try again.',
+  ],
   rate_limited: [429, true, 'Too many requests. Wait retry_after_ms and try again.'],
   internal_error: [500, true, 'Something failed on our side. Try again; if it stays, report the request_id.'],
   overloaded: [

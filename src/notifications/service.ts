@@ -3,12 +3,15 @@ import type { Clock } from '../core/clock.ts'
 import { DomainError } from '../core/errors.ts'
 import { isUuid, uuidv7 } from '../core/ids.ts'
 import type { Log } from '../core/log.ts'
+import { actorOf, type Caller } from '../core/operation.ts'
 import type { Database } from '../db/client.ts'
 import { withDatabaseFailure } from '../db/failure.ts'
+import type { Recorder } from '../db/recorder.ts'
 import type { Runner } from '../db/runner.ts'
 import type { Delivery, Result } from './delivery.ts'
-import { type DomainEvent, type EventName, FirstOfMinute, maskOf } from './events.ts'
+import { type DomainEvent, type EventName, eventsIn, FirstOfMinute, maskOf } from './events.ts'
 import { allowedUrl } from './outbound.ts'
+import type { EndpointSealing } from './sealing.ts'
 import { newSigningSecret } from './signature.ts'
 import {
   countEndpoints,
@@ -22,6 +25,7 @@ import {
   insertMessages,
   listDeliveries,
   listEndpoints,
+  oldestDue,
   purgeMessages,
   type Role,
   requeueMessage,
@@ -30,7 +34,7 @@ import {
 
 export type { Endpoint, EndpointChange } from './store.ts'
 
-type CallId = { readonly operationId: string; readonly resumed: boolean }
+type CallId = { readonly operationId: string; readonly resumed: boolean; readonly caller: Caller }
 
 export const CHANNEL_KINDS = ['email', 'slack', 'discord', 'telegram', 'webhook'] as const
 export type ChannelKind = (typeof CHANNEL_KINDS)[number]
@@ -54,6 +58,8 @@ export type NotificationDeps = {
   readonly delivery: Delivery
   readonly wake: () => void
   readonly addressOf: (accountId: string) => Promise<string | null>
+  readonly changes: Recorder
+  readonly sealing: EndpointSealing
 }
 
 const MAX_ENDPOINTS = 20
@@ -166,12 +172,17 @@ export class NotificationService {
 
   // Endpoints
 
-  list(accountId: string, role: Role): Promise<Endpoint[]> {
-    return withDatabaseFailure(listEndpoints(this.#deps.database, accountId, role))
+  async list(accountId: string, role: Role): Promise<Endpoint[]> {
+    const found = await withDatabaseFailure(listEndpoints(this.#deps.database, accountId, role))
+    return found.map((endpoint) => this.#deps.sealing.openOrHide(endpoint))
   }
 
   /** @throws DomainError `not_found` */
   async get(accountId: string, role: Role, endpointId: string): Promise<Endpoint> {
+    return this.#deps.sealing.openOrHide(await this.#stored(accountId, role, endpointId))
+  }
+
+  async #stored(accountId: string, role: Role, endpointId: string): Promise<Endpoint> {
     const found = isUuid(endpointId)
       ? await withDatabaseFailure(findEndpoint(this.#deps.database, accountId, role, endpointId))
       : undefined
@@ -200,32 +211,37 @@ export class NotificationService {
       verifiedMs: null,
     }
     // Taken up after an interruption: the first run has made it, and its secret was stored with it.
-    const made = await withDatabaseFailure(editEndpoint(database, accountId, { kind: 'insert', row }))
-    return made ?? this.get(accountId, wanted.role, call.operationId)
+    const sealed = this.#deps.sealing.seal(row, row)
+    const made = await withDatabaseFailure(
+      editEndpoint(database, accountId, { kind: 'insert', row: sealed }, this.#recorded(call.caller, 'created')),
+    )
+    return made ? row : this.get(accountId, wanted.role, call.operationId)
   }
 
   /** @throws DomainError `not_found`, `invalid_webhook_url` */
-  async update(accountId: string, role: Role, endpointId: string, change: EndpointChange): Promise<Endpoint> {
+  async update(accountId: string, caller: Caller, role: Role, endpointId: string, change: EndpointChange): Promise<Endpoint> {
     const before = await this.get(accountId, role, endpointId)
     if (change.target !== undefined && before.kind !== 'telegram') this.#checkUrl(change.target)
     const verified = change.target === undefined || change.target === before.target ? {} : { verifiedMs: null }
-    const edit = { kind: 'update', role, endpointId, change: { ...change, ...verified } } as const
-    const after = await withDatabaseFailure(editEndpoint(this.#deps.database, accountId, edit))
+    const { sealing, database } = this.#deps
+    const edit = { kind: 'update', role, endpointId, change: { ...sealing.seal(before, change), ...verified } } as const
+    const after = await withDatabaseFailure(editEndpoint(database, accountId, edit, this.#recorded(caller, 'changed')))
     if (after === undefined) throw notFound(role)
-    return after
+    return sealing.openOrHide(after)
   }
 
   /** Queued messages to it are dropped with it. @throws DomainError `not_found` */
-  async delete(accountId: string, role: Role, endpointId: string): Promise<void> {
+  async delete(accountId: string, caller: Caller, role: Role, endpointId: string): Promise<void> {
     await this.get(accountId, role, endpointId)
-    await withDatabaseFailure(editEndpoint(this.#deps.database, accountId, { kind: 'delete', role, endpointId }))
+    const edit = { kind: 'delete', role, endpointId } as const
+    await withDatabaseFailure(editEndpoint(this.#deps.database, accountId, edit, this.#recorded(caller, 'deleted')))
   }
 
   /** Sends a test message at once and says how that went. @throws DomainError `not_found` */
   async test(accountId: string, role: Role, endpointId: string): Promise<Result> {
     const { clock, database, delivery } = this.#deps
     const isMail = role === 'channel' && endpointId === EMAIL_CHANNEL
-    const endpoint = isMail ? null : await this.get(accountId, role, endpointId)
+    const endpoint = isMail ? null : await this.#stored(accountId, role, endpointId)
     const atMs = clock.now()
     const result = await delivery.deliver(
       {
@@ -268,9 +284,35 @@ export class NotificationService {
     this.wake()
   }
 
+  /** How long the oldest message that is due has been waiting, ms; 0 when nothing is. */
+  async lag_ms(): Promise<number> {
+    const oldestMs = await withDatabaseFailure(oldestDue(this.#deps.database))
+    return oldestMs === null ? 0 : Math.max(0, this.#deps.clock.now() - oldestMs)
+  }
+
   /** Housekeeping: forgets at most `limit` deliveries that were finished long ago. */
   purge(limit: number): Promise<void> {
     return purgeMessages(this.#deps.database, this.#deps.clock.now() - SENT_KEPT_MS, limit)
+  }
+
+  /** For the audit trail. The address of a channel may be a secret itself, so only its host is told. */
+  #recorded(caller: Caller, what: 'created' | 'changed' | 'deleted') {
+    return async (runner: Runner, endpoint: Endpoint): Promise<void> => {
+      const { accountId, endpointId, role, kind, name, target, enabled, eventMask, thresholds } =
+        this.#deps.sealing.openOrHide(endpoint)
+      const atMs = this.#deps.clock.now()
+      const host = kind !== 'telegram' && URL.canParse(target) ? new URL(target).host : null
+      const data = {
+        [`${role}_id`]: endpointId,
+        kind,
+        name,
+        host,
+        enabled,
+        ...(role === 'webhook' && { events: eventsIn(eventMask), thresholds }),
+      }
+      const change = { accountId, id: uuidv7(atMs), type: `${role}.${what}`, agentId: null, actor: actorOf(caller), data, atMs }
+      await this.#deps.changes.record(runner, change)
+    }
   }
 
   #checkUrl(target: string): void {

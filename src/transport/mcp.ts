@@ -8,7 +8,7 @@ import { originOf } from './discovery.ts'
 import { clientAddress, errorResponse, type HttpContext, type HttpEnv, headerOf, readJson, requestIdOf } from './http.ts'
 import { createPlainAnswers, readPlainCall } from './mcp-fast-lane.ts'
 import { corsHeaders, createGate, type GateOptions, preflightHeaders } from './mcp-gate.ts'
-import { McpResources } from './mcp-resources.ts'
+import { McpResources, type McpResourcesDeps } from './mcp-resources.ts'
 import { McpBackend } from './mcp-server.ts'
 import { type McpCall, McpTools } from './mcp-tools.ts'
 
@@ -17,6 +17,7 @@ export type McpDeps<D> = {
   readonly execute: Execute<D>
   readonly auth: Authenticator
   readonly log: Log
+  readonly views?: McpResourcesDeps<D>['views']
 }
 export type McpOptions = GateOptions & {
   readonly version: string
@@ -69,7 +70,14 @@ export function mountMcp<D>(app: Hono<HttpEnv>, deps: McpDeps<D>, options: McpOp
     try {
       const authenticating = auth.authenticate(ANY_KEY, { header: (name) => headerOf(c, name), url: c.req.url })
       const { caller, bearer } = authenticating instanceof Promise ? await authenticating : authenticating
-      call = { caller, bearer, ip: clientAddress(c, options.trustedProxies), origin: () => originOf(c, options), requestId: id }
+      call = {
+        caller,
+        bearer,
+        transport: 'mcp',
+        ip: clientAddress(c, options.trustedProxies),
+        origin: () => originOf(c, options),
+        requestId: id,
+      }
     } catch (error) {
       const response = errorResponse(error, id, log)
       for (const [name, value] of Object.entries(cors)) response.headers.set(name, value)

@@ -9,6 +9,7 @@ import { VERSION } from '../../src/version.ts'
 
 const run = promisify(execFile)
 const ROOT = join(import.meta.dirname, '../..')
+const MANIFEST = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8')) as { dependencies: Record<string, string> }
 const TIMEOUT_MS = 120_000
 
 /** What `npm pack` makes, installed beside nothing but the packages it asks for. */
@@ -23,7 +24,9 @@ describe('the package', () => {
     const [archive] = readdirSync(folder).filter((name) => name.endsWith('.tgz'))
     writeFileSync(join(folder, 'package.json'), '{"private":true,"type":"module"}')
     // Its dependencies are taken from here, so that no registry is needed; npm puts the package itself and its command in place.
-    const links = Object.fromEntries(external.map((name) => [name, `file:${join(ROOT, 'node_modules', name)}`]))
+    const names = external.filter((name) => !name.endsWith('*'))
+    const traced = Object.keys(MANIFEST.dependencies).filter((name) => name.startsWith('@opentelemetry/'))
+    const links = Object.fromEntries([...names, ...traced].map((name) => [name, `file:${join(ROOT, 'node_modules', name)}`]))
     const parameters = ['--offline', '--no-audit', '--no-fund', '--ignore-scripts', '--legacy-peer-deps']
     const manifest = { private: true, type: 'module', dependencies: { gvnr: `file:${archive}` }, overrides: links }
     writeFileSync(join(folder, 'package.json'), JSON.stringify(manifest))

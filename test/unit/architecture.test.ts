@@ -13,7 +13,7 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   // The client kit is shipped by itself.
   client: [],
   db: ['core'],
-  prices: ['core'],
+  prices: ['core', 'db'],
   accounts: ['core', 'db'],
   budgets: ['core', 'db', 'prices', 'accounts'],
   rate: ['core', 'db', 'accounts'],
@@ -21,10 +21,15 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   billing: ['core', 'db'],
   notifications: ['core', 'db', 'accounts', 'budgets'],
   approvals: ['core', 'db', 'accounts', 'budgets', 'notifications'],
+  audit: ['core', 'db', 'budgets'],
+  metrics: ['core', 'db', 'budgets'],
+  usage: ['core', 'db'],
+  dashboard: ['core', 'accounts', 'budgets', 'approvals', 'usage'],
+  status: ['core'],
   transport: ['core', 'accounts', 'budgets', 'rate', 'idempotency', 'prices', 'billing', 'approvals', 'notifications'],
   // Commands stand beside main.ts: they wire what they need.
-  cli: ['app', 'core', 'db', 'accounts', 'billing', 'budgets'],
-  pages: ['core', 'accounts', 'budgets', 'rate', 'prices', 'billing', 'approvals'],
+  cli: ['app', 'core', 'db', 'accounts', 'audit', 'billing', 'budgets'],
+  pages: ['core', 'accounts', 'budgets', 'rate', 'prices', 'billing', 'approvals', 'notifications', 'dashboard', 'status'],
 }
 
 /** Files that stay inside their room: how it stores things is nobody else's business. */

@@ -46,7 +46,11 @@ describe('compose.yaml', () => {
       [join(ROOT, 'compose.yaml')],
       false,
     )
-    expect(problems.flatMap(({ messages }) => messages.map(({ line, message }) => `${line}: ${message}`))).toEqual([])
+    expect(
+      problems.flatMap(({ messages }: { messages: { line: number; message: string }[] }) =>
+        messages.map(({ line, message }) => `${line}: ${message}`),
+      ),
+    ).toEqual([])
   })
 
   it('holds no secret, and waits for what it needs to be healthy', () => {

@@ -24,10 +24,12 @@ type Caller = (typeof CALLERS)[number]
 
 /** What the request names: things of the account under test, whoever asks. */
 type Named = {
+  readonly accountId: string
   readonly keyId: string
   readonly clearanceId: string
   readonly key: string
   readonly approvalId: string
+  readonly approvalRef: string
   readonly channelId: string
   readonly webhookId: string
 }
@@ -77,11 +79,45 @@ const TABLE: Record<string, Row> = {
     answers: { ...ownerOnly, owner: 201, otherOwner: 201 },
     request: () => post('/v1/account/keys', { scope: 'read' }),
   },
-  list_keys: { access: 'key', answers: ownerOnly, request: () => get('/v1/account/keys') },
+  list_keys: { access: 'key', answers: settings, request: () => get('/v1/account/keys') },
   revoke_key: {
     access: 'key',
     answers: { ...ownerOnly, otherOwner: 404 },
     request: ({ keyId }) => ({ method: 'DELETE', path: `/v1/account/keys/${keyId}` }),
+  },
+  rotate_key: {
+    access: 'key',
+    answers: { ...ownerOnly, owner: 201, otherOwner: 404 },
+    request: ({ keyId }) => post(`/v1/account/keys/${keyId}/rotate`, {}),
+  },
+  rename_key: {
+    access: 'key',
+    answers: ofOthers(ownerOnly),
+    request: ({ keyId }) => ({ method: 'PATCH', path: `/v1/account/keys/${keyId}`, body: { name: 'renamed' } }),
+  },
+  list_audit: { access: 'key', answers: settings, request: () => get('/v1/audit') },
+  get_audit_head: { access: 'key', answers: { ...settings, readBound: 403 }, request: () => get('/v1/audit/head') },
+  admin_generate_key: { access: 'admin', success: 201, request: () => post('/v1/admin/generate-key', { name: 'first' }) },
+  admin_refresh_prices: { access: 'admin', success: 503, request: () => post('/v1/admin/price-cache/refresh', {}) },
+  admin_suspend: {
+    access: 'admin',
+    success: 200,
+    request: ({ accountId }) => post('/v1/admin/suspend', { account_id: accountId, agent_id: 'team' }),
+  },
+  admin_resume: {
+    access: 'admin',
+    success: 200,
+    request: ({ accountId }) => post('/v1/admin/resume', { account_id: accountId, agent_id: 'team' }),
+  },
+  admin_reset_daily: {
+    access: 'admin',
+    success: 200,
+    request: ({ accountId }) => post('/v1/admin/reset-daily', { account_id: accountId }),
+  },
+  admin_reset_monthly: {
+    access: 'admin',
+    success: 200,
+    request: ({ accountId }) => post('/v1/admin/reset-monthly', { account_id: accountId }),
   },
   set_notification_email: { access: 'key', answers: ownerOnly, request: () => post(EMAIL, { email: 'new@example.com' }) },
   get_notification_email: { access: 'key', answers: { ...ownerOnly, read: 200, readBound: 200 }, request: () => get(EMAIL) },
@@ -137,6 +173,19 @@ const TABLE: Record<string, Row> = {
     answers: { ...agentRead, agentElsewhere: 404 },
     request: ({ approvalId }) => get(`/v1/approval/check/${approvalId}`),
   },
+  list_approvals: { access: 'key', answers: everyone, request: () => get('/v1/approval') },
+  decide_approval: {
+    access: 'key',
+    answers: ofOthers(ownerOnly),
+    request: ({ approvalRef }) => post(`/v1/approval/decide/${approvalRef}`, { decision: 'denied' }),
+  },
+  get_settings: { access: 'key', answers: settings, request: () => get('/v1/account/settings') },
+  update_settings: {
+    access: 'key',
+    answers: ownerOnly,
+    request: () => ({ method: 'PUT', path: '/v1/account/settings', body: { approval_links: 'owner' } }),
+  },
+  view_dashboard: { access: 'key', answers: everyone, request: () => get('/v1/dashboard') },
   create_channel: {
     access: 'key',
     answers: { ...ownerOnly, owner: 201, otherOwner: 201 },
@@ -244,7 +293,7 @@ function expected(row: Row, caller: Caller): { status: number; error?: string } 
   }
 }
 
-type World = Named & { readonly accountId: string; readonly keys: { readonly [C in Caller]?: string } }
+type World = Named & { readonly keys: { readonly [C in Caller]?: string } }
 
 /** An account with one of everything, a key of every kind, and a second account. */
 async function createWorld({ api, clock, createAccount, createKey }: TestApp): Promise<World> {
@@ -269,12 +318,15 @@ async function createWorld({ api, clock, createAccount, createKey }: TestApp): P
   await api.post('/v1/idempotency/check', { key: 'invoice-1' }, owner)
   const clear = await api.post('/v1/budget/clear', { agent_id: 'team/a', model: 'gpt-4o', estimated_tokens: 100 }, owner)
   const approval = await api.post('/v1/approval/request', { agent_id: 'team/a', action_summary: 'buy a list' }, owner)
+  const listed = await api.get('/v1/approval', owner)
+  const [waiting] = listed.body.approvals as { approval_ref: string }[]
   const channel = await api.post('/v1/account/channels', { kind: 'webhook', url: HOOK }, owner)
   const webhook = await api.post('/v1/webhooks', { url: HOOK }, owner)
   return {
     accountId,
     key: owner,
     approvalId: String(approval.body.approval_id),
+    approvalRef: waiting!.approval_ref,
     channelId: String(channel.body.channel_id),
     webhookId: String(webhook.body.webhook_id),
     keyId: victim.keyId,
@@ -307,9 +359,12 @@ const ACCOUNT_TABLES = [
   'approvals',
   'endpoints',
   'outbox',
+  'sessions',
   'credits',
   'payment_intents',
   'receiving_addresses',
+  'audit_events',
+  'audit_seals',
 ]
 
 /** Every row of one account. */
@@ -332,7 +387,16 @@ describe('the table of rights', () => {
   })
 
   it('asks for the operation that it names', () => {
-    const named = { keyId: 'k', clearanceId: 'c', key: 'x', approvalId: 'a', channelId: 'h', webhookId: 'w' }
+    const named = {
+      accountId: 'n',
+      keyId: 'k',
+      clearanceId: 'c',
+      key: 'x',
+      approvalId: 'a',
+      approvalRef: 'r',
+      channelId: 'h',
+      webhookId: 'w',
+    }
     for (const { name, method, path } of operations) {
       const request = TABLE[name]!.request(named)
       expect(request.method).toBe(method.toUpperCase())
@@ -388,7 +452,16 @@ describeEachDatabase('rights', (openTestDatabase) => {
     for (const [name, row] of Object.entries(TABLE)) {
       if (
         row.access !== 'key' ||
-        row.request({ keyId: '', clearanceId: '', key: '', approvalId: '', channelId: '', webhookId: '' }).method === 'GET'
+        row.request({
+          accountId: '',
+          keyId: '',
+          clearanceId: '',
+          key: '',
+          approvalId: '',
+          approvalRef: '',
+          channelId: '',
+          webhookId: '',
+        }).method === 'GET'
       )
         continue
       // Nothing is stored of a server that cannot serve it yet.
