@@ -19,7 +19,7 @@ const steps = [
     quiet: true,
   },
   { name: 'migrations', command: ['node', 'scripts/migrations-check.mjs'], quiet: true },
-  { name: 'build', command: ['node', 'scripts/build.mjs'], quiet: true },
+  { name: 'build', command: ['node', 'scripts/build.mjs', '--types'], quiet: true },
   {
     name: 'tests',
     command: ['vitest', 'run', '--allowOnly=false', '--reporter=default', '--reporter=json', `--outputFile.json=${report}`],

@@ -54,6 +54,7 @@ import { StatusService } from './status/service.ts'
 import { statusChecks } from './status-checks.ts'
 import { Authenticator } from './transport/auth.ts'
 import { mountDiscovery, originOf } from './transport/discovery.ts'
+import { FailedKeys } from './transport/failed-keys.ts'
 import { clientAddress, errorResponse, type HttpContext, type HttpEnv, requestIdOf } from './transport/http.ts'
 import { mountMcp } from './transport/mcp.ts'
 import { mountMetrics } from './transport/metrics.ts'
@@ -195,7 +196,8 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     observer,
     checkResults: options.checkResults ?? false,
   })
-  const auth = new Authenticator({ keys }, { adminSecret: config.ADMIN_SECRET })
+  const failures = new FailedKeys(deps, { perMinute: config.FAILED_AUTH_LIMIT_PER_MINUTE })
+  const auth = new Authenticator({ keys, failures }, { adminSecret: config.ADMIN_SECRET })
 
   const app = new Hono<HttpEnv>({ router: new ExactRouter((path) => /^\/(?:api\/)?v1\/|^\/mcp$/.test(path)) })
   const origin = (c: HttpContext) => originOf(c, { publicUrl: config.PUBLIC_URL, trustedProxies: config.TRUST_PROXY })
@@ -222,7 +224,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     app,
     {
       billing,
-      callerOf: async (key) => keys.resolve(key),
+      callerOf: async (c, key) => auth.callerOf(key, clientAddress(c, config.TRUST_PROXY)),
       balanceOf: async (accountId) => Number((await accounts.get(accountId)).ops),
       createAccount: async (c) => String((await execute(createAccount, callFrom(c, { kind: 'public' }), {})).body.api_key),
       claim: async (c, caller, input) => {
@@ -242,7 +244,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     app,
     {
       sessions,
-      callerOf: async (key) => keys.resolve(key),
+      callerOf: async (c, key) => auth.callerOf(key, clientAddress(c, config.TRUST_PROXY)),
       run: (name, { c, caller, token, formId }, input) => {
         const from = c === null ? { caller, ip: '' } : callFrom(c, caller)
         // A form that is sent twice does its work once; what it answers is stored under the session's secret.

@@ -58,6 +58,7 @@ const environmentSchema = z.object({
   ADMIN_SECRET: z.string().optional(),
   SIGNUP_TRIAL_OPS: count(25, 0, 1_000_000_000),
   ACCOUNT_RATE_LIMIT_PER_HOUR: count(10, 0, 1_000_000),
+  FAILED_AUTH_LIMIT_PER_MINUTE: count(60, 0, 1_000_000),
   PAYTO_ADDRESS: evmAddress.optional(),
   DEPOSIT_XPUB: xpub.optional(),
   X402_NETWORK: z.enum(NETWORK_IDS, `must be one of ${NETWORK_IDS.join(', ')}`).default('eip155:84532'),

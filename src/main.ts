@@ -20,7 +20,14 @@ const CLOSE_MS = 7_000
 const SWEEP_MS = 250
 
 /** Bounds on what a slow or hostile peer may hold open. */
-const SERVER_LIMITS = { requestTimeout: 30_000, headersTimeout: 15_000, keepAliveTimeout: 65_000, maxHeaderSize: 16 * 1024 }
+const SERVER_LIMITS = {
+  requestTimeout: 30_000,
+  headersTimeout: 15_000,
+  // How often the two above are looked at: with Node's 30 s a slow peer would hold its connection three times as long.
+  connectionsCheckingInterval: 5_000,
+  keepAliveTimeout: 65_000,
+  maxHeaderSize: 16 * 1024,
+}
 
 async function main(): Promise<void> {
   const config = readConfig()

@@ -84,6 +84,12 @@ export class KeyResolver {
     return this.#unknown.has(name) ? null : this.#resolveFromDatabase(name)
   }
 
+  /** The caller of a key that is in use, without looking anywhere; null for every other. */
+  remembered(key: string): KeyCaller | null {
+    const known = KEY.test(key) ? this.#known.get(hash('sha256', key, 'base64')) : undefined
+    return known === undefined ? null : this.#ifLive(known.caller)
+  }
+
   /** Tells every process that a key is dead, this one at once. */
   async announceRevoked(keyHash: Buffer): Promise<void> {
     const hash = keyHash.toString('base64')

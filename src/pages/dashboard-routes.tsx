@@ -25,7 +25,8 @@ export type SessionCall<C> = { readonly c: C; readonly caller: KeyCaller; readon
 
 export type DashboardPageDeps<C> = {
   readonly sessions: SessionService
-  readonly callerOf: (key: string) => Promise<KeyCaller | null>
+  /** @throws DomainError `rate_limited` */
+  readonly callerOf: (c: C, key: string) => Promise<KeyCaller | null>
   /** The one `execute`. @throws DomainError */
   readonly run: (operation: string, call: SessionCall<C | null>, input: Record<string, unknown>) => Promise<OperationResult>
   readonly mayCall: (operation: string, caller: KeyCaller) => boolean
@@ -190,7 +191,7 @@ export function mountDashboard<E extends Env>(
     const { origin } = deps.siteOf(c)
     if (!isOwnForm(c, origin)) return signIn(c, 'This form was not sent from this page. Sign in here.', 403)
     const key = (await fieldsOf(c)).get('api_key') ?? ''
-    const caller = KEY.test(key) ? await deps.callerOf(key) : null
+    const caller = KEY.test(key) ? await deps.callerOf(c, key) : null
     if (caller === null) return signIn(c, 'No account has this key, or it was revoked. Check it for typos.', 401)
     const { token, expiresMs } = await sessions.open(caller)
     const cookie = sessionCookie(origin, token, sessions.secondsLeft(expiresMs))

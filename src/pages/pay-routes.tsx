@@ -19,7 +19,8 @@ import { type ClientScript, mountScript } from './script.ts'
 /** What the page lets people do; each goes through the same guards as the call of the API. */
 export type PayActions<C> = {
   readonly billing: BillingService
-  callerOf(key: string): Promise<KeyCaller | null>
+  /** @throws DomainError `rate_limited` */
+  callerOf(c: C, key: string): Promise<KeyCaller | null>
   balanceOf(accountId: string): Promise<number>
   /** @throws DomainError `rate_limited` */
   createAccount(c: C): Promise<string>
@@ -97,7 +98,7 @@ export function mountPay<E extends Env>(app: Hono<E>, actions: PayActions<Contex
     if (key === '') return null
     if (!KEY.test(key))
       return refused(c, 400, 'This is no key', 'A key is bg_ and 32 digits and letters a to f. Check it for typos.')
-    const caller = await actions.callerOf(key)
+    const caller = await actions.callerOf(c, key)
     if (caller === null) return refused(c, 401, 'Unknown key', 'No account has this key, or it was revoked. Check it for typos.')
     if (caller.scope === 'owner') return caller
     return refused(c, 403, 'Not with this key', 'Payments need the owner key of the account.')

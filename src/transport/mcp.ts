@@ -68,7 +68,11 @@ export function mountMcp<D>(app: Hono<HttpEnv>, deps: McpDeps<D>, options: McpOp
 
     let call: McpCall
     try {
-      const authenticating = auth.authenticate(ANY_KEY, { header: (name) => headerOf(c, name), url: c.req.url })
+      const authenticating = auth.authenticate(ANY_KEY, {
+        header: (name) => headerOf(c, name),
+        url: c.req.url,
+        address: () => clientAddress(c, options.trustedProxies),
+      })
       const { caller, bearer } = authenticating instanceof Promise ? await authenticating : authenticating
       call = {
         caller,

@@ -57,7 +57,11 @@ function handlerOf<D>(operation: Operation<D>, { execute, auth, log }: RestDeps<
   return async (c: HttpContext): Promise<Response> => {
     const id = requestIdOf(c)
     try {
-      const authenticating = auth.authenticate(operation.access, { header: (name) => headerOf(c, name), url: c.req.url })
+      const authenticating = auth.authenticate(operation.access, {
+        header: (name) => headerOf(c, name),
+        url: c.req.url,
+        address: () => clientAddress(c, options.trustedProxies),
+      })
       const { caller, bearer } = authenticating instanceof Promise ? await authenticating : authenticating
       const body = mutates(operation) ? await readJson(c, options.bodyLimit_bytes) : queryOf(c)
       const input = hasParameters && isObject(body) ? { ...body, ...c.req.param() } : body

@@ -37,6 +37,7 @@ function handlerOf<D>(operation: Operation<D>, { execute, auth, log }: RestDeps<
       const { caller, bearer } = await auth.authenticate(operation.access, {
         header: (name) => c.req.header(name),
         url: c.req.url,
+        address: () => clientAddress(c, options.trustedProxies),
       })
       const body = await readJson(c, options.bodyLimit_bytes)
       const payment = paymentOf(c)

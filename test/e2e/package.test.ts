@@ -19,7 +19,7 @@ describe('the package', () => {
 
   beforeAll(async () => {
     folder = mkdtempSync(join(tmpdir(), 'gvnr-package-'))
-    await run('npm', ['run', 'build', '--silent'], { cwd: ROOT, timeout: TIMEOUT_MS })
+    if (!existsSync(join(ROOT, 'dist/client/index.d.ts'))) throw new Error('run node scripts/build.mjs --types first')
     await run('npm', ['pack', '--ignore-scripts', '--pack-destination', folder], { cwd: ROOT, timeout: TIMEOUT_MS })
     const [archive] = readdirSync(folder).filter((name) => name.endsWith('.tgz'))
     writeFileSync(join(folder, 'package.json'), '{"private":true,"type":"module"}')

@@ -84,7 +84,13 @@ export async function openTestApp<C extends Clock = ManualClock>(
 ): Promise<TestApp<C>> {
   const clock = options.clock ?? (new ManualClock(NOON) as Clock as C)
   const config: Config = {
-    ...readConfig({ ADMIN_SECRET, ACCOUNT_RATE_LIMIT_PER_HOUR: '0', SIGNUP_TRIAL_OPS: '0', LOG_LEVEL: 'warn' }),
+    ...readConfig({
+      ADMIN_SECRET,
+      ACCOUNT_RATE_LIMIT_PER_HOUR: '0',
+      FAILED_AUTH_LIMIT_PER_MINUTE: '0',
+      SIGNUP_TRIAL_OPS: '0',
+      LOG_LEVEL: 'warn',
+    }),
     ...options.config,
   } as Config
   const logged: JsonBody[] = []

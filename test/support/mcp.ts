@@ -1,7 +1,9 @@
 import { Hono } from 'hono'
+import { systemClock } from '../../src/core/clock.ts'
 import { createLog } from '../../src/core/log.ts'
 import { type OperationDeps, operations } from '../../src/operations.ts'
 import { Authenticator } from '../../src/transport/auth.ts'
+import { FailedKeys } from '../../src/transport/failed-keys.ts'
 import type { HttpEnv } from '../../src/transport/http.ts'
 import { type McpDeps, type McpOptions as MountOptions, mountMcp } from '../../src/transport/mcp.ts'
 import type { Api, ApiHeaders, ApiResponse, JsonBody, TestApp } from './app.ts'
@@ -81,7 +83,8 @@ export function mountedMcp(
   { app: { keys, execute } }: Pick<TestApp, 'app'>,
   parts: Partial<McpDeps<OperationDeps> & MountOptions> = {},
 ): Hono<HttpEnv> {
-  const auth = new Authenticator({ keys }, { adminSecret: undefined })
+  const failures = new FailedKeys({ clock: systemClock }, { perMinute: 0 })
+  const auth = new Authenticator({ keys, failures }, { adminSecret: undefined })
   const options = { version: '1.2.3', bindHost: '127.0.0.1', publicUrl: undefined, trustedProxies: 0, bodyLimit_bytes: 64 * 1024 }
   const mounted = new Hono<HttpEnv>()
   mountMcp(mounted, { operations, execute, auth, log: createLog('silent'), ...parts }, { ...options, ...parts })

@@ -141,6 +141,7 @@ function launch(options: ServerOptions, port: string, output: string[]): ChildPr
       PORT: port,
       ADMIN_SECRET,
       ACCOUNT_RATE_LIMIT_PER_HOUR: '0',
+      FAILED_AUTH_LIMIT_PER_MINUTE: '0',
       ...(options.databaseUrl !== undefined && { DATABASE_URL: options.databaseUrl }),
       ...(options.dataDir !== undefined && { DATA_DIR: options.dataDir }),
       ...options.env,
