@@ -32,12 +32,15 @@ import { mountPages, siteAt } from './pages/mount.tsx'
 import { mountPay } from './pages/pay-routes.tsx'
 import { payScript } from './pages/pay-script.ts'
 import { type Catalogue, createCatalogue, operatorPricesSchema } from './prices/catalogue.ts'
+import { type Policy, ProxyService } from './proxy/service.ts'
+import { isOpenToStrangers, proxySettings } from './proxy-settings.ts'
 import { RateService } from './rate/service.ts'
 import { Authenticator } from './transport/auth.ts'
 import { mountDiscovery, originOf } from './transport/discovery.ts'
 import { clientAddress, errorResponse, type HttpContext, type HttpEnv, requestIdOf } from './transport/http.ts'
 import { mountMcp } from './transport/mcp.ts'
 import { openApiDocument } from './transport/openapi.ts'
+import { mountProxy } from './transport/proxy.ts'
 import { mountRest } from './transport/rest.ts'
 import { mountX402 } from './transport/x402.ts'
 import { VERSION } from './version.ts'
@@ -52,9 +55,19 @@ const EXPIRE_MS = 5_000
 const EXPIRE_ROWS = 200
 /** How long messages under way may take to end when the process stops. */
 const OUTBOX_DRAIN_MS = 3_000
+/** How long calls that were cut may take to be settled. */
+const PROXY_SETTLE_MS = 3_000
+const MIB = 1024 * 1024
+/** Bodies of calls under way, all together: this many of the largest, and never less than 256 MiB. */
+const PROXY_BODIES = 8
+const PROXY_BODIES_MIN_MIB = 256
 
 export type AppDeps = { readonly database: Database; readonly clock: Clock; readonly log: Log }
-export type AppOptions = { readonly checkResults?: boolean; readonly outbox?: Partial<WorkerOptions> }
+export type AppOptions = {
+  readonly checkResults?: boolean
+  readonly outbox?: Partial<WorkerOptions>
+  readonly proxy?: { policy?: Policy; renew_ms?: number }
+}
 
 export type App = {
   readonly fetch: Hono<HttpEnv>['fetch']
@@ -62,6 +75,7 @@ export type App = {
   readonly engine: DecisionEngine
   readonly keys: KeyResolver
   readonly billing: BillingService
+  readonly proxy: ProxyService
   readonly execute: Execute<OperationDeps>
   /** Begins background work: following revocations, purging what has expired. */
   start(): Promise<void>
@@ -117,6 +131,14 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
       'x402 payments will fail: https://x402.org/facilitator settles on the test network only. Set CDP keys or FACILITATOR_PRIVATE_KEY',
     )
   const rates = new RateService({ ...deps, onExceeded: (share) => notifications.rateExceeded(share) }, QUEUE)
+  const proxy = new ProxyService(
+    { ...deps, budgets, rates, catalogue, policy: options.proxy?.policy ?? (() => null) },
+    { ...proxySettings(config), ...(options.proxy?.renew_ms !== undefined && { renew_ms: options.proxy.renew_ms }) },
+  )
+  if (config.PROXY_OPERATOR_KEYS === 'auto' && isOpenToStrangers(config) && hasProviderKeys(config))
+    log.warn(
+      'provider keys are set but nobody may use them: this server is open to strangers. Set PROXY_OPERATOR_KEYS to the ids of your accounts, or to on',
+    )
   const idempotency = new IdempotencyService(deps, QUEUE)
   const waiters = new DecisionWaiters(deps)
   const approvals = new ApprovalService({ ...deps, budgets, notifications, waiters })
@@ -144,6 +166,15 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
   const origin = (c: HttpContext) => originOf(c, { publicUrl: config.PUBLIC_URL, trustedProxies: config.TRUST_PROXY })
   const limits = { trustedProxies: config.TRUST_PROXY, bodyLimit_bytes: BODY_LIMIT_BYTES, origin }
   mountX402(app, { operations: paidOperations, execute, auth, log }, { ...limits, publicUrl: config.PUBLIC_URL })
+  const bodyLimit_mib = config.PROXY_BODY_LIMIT_MIB
+  mountProxy(
+    app,
+    { proxy, auth, log },
+    {
+      bodyLimit_bytes: bodyLimit_mib * MIB,
+      bodiesLimit_bytes: Math.max(PROXY_BODIES_MIN_MIB, PROXY_BODIES * bodyLimit_mib) * MIB,
+    },
+  )
   mountRest(app, { operations, execute, auth, log }, limits)
   mountMcp(
     app,
@@ -195,6 +226,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     engine,
     keys,
     billing,
+    proxy,
     execute,
     async start() {
       await keys.start()
@@ -214,6 +246,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
       )
       housekeeping.unref()
       billing.start()
+      proxy.start()
     },
     release: () => waiters.release(),
     async stop() {
@@ -221,6 +254,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
       clearInterval(expiring)
       await billing.stop()
       await waiters.stop()
+      await proxy.stop(PROXY_SETTLE_MS)
       await engine.settled()
       await notifications.settled()
       // Receivers that hang must not hold up the end: what is cut off is sent again by whoever comes next.
@@ -238,6 +272,8 @@ const isTestFacilitator = (config: Config): boolean => {
   const { facilitator } = billingSettings(config)
   return facilitator.kind === 'url' && new URL(facilitator.url).host === 'x402.org'
 }
+
+const hasProviderKeys = (config: Config): boolean => proxySettings(config).upstreams.some(({ key }) => key !== undefined)
 
 /** The domain of a mail address, with or without a name before it; for message ids. */
 const domainOf = (from: string | undefined): string => /@([\w.-]+)>?\s*$/.exec(from ?? '')?.[1] ?? 'localhost'

@@ -19,7 +19,8 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   billing: ['core', 'db'],
   notifications: ['core', 'db', 'accounts', 'budgets'],
   approvals: ['core', 'db', 'accounts', 'budgets', 'notifications'],
-  transport: ['core', 'accounts', 'budgets', 'rate', 'idempotency', 'prices', 'billing', 'approvals', 'notifications'],
+  transport: ['core', 'accounts', 'budgets', 'rate', 'idempotency', 'prices', 'billing', 'approvals', 'notifications', 'proxy'],
+  proxy: ['core', 'budgets', 'rate', 'prices'],
   pages: ['core', 'accounts', 'budgets', 'rate', 'prices', 'billing', 'approvals'],
 }
 
