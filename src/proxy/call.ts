@@ -6,7 +6,7 @@ import { ProxyError } from './answers.ts'
 import { readable } from './body.ts'
 import { writtenTokens } from './charge.ts'
 import { downstreamHeaders, type Headers } from './headers.ts'
-import { type AnswerReader, PlainReader, type Seen, StreamReader } from './reader.ts'
+import { type AnswerReader, nothingSeen, PlainReader, type Seen, StreamReader } from './reader.ts'
 import type { PlannedCall } from './request.ts'
 import type { Route } from './routes.ts'
 
@@ -113,7 +113,7 @@ export class Call {
     const { stream, isStream, isDecoded, reader } = this.#read(response)
     const isRefused = response.statusCode < 200 || response.statusCode > 299
     if (!this.#sink.isClosed) {
-      const head = downstreamHeaders(response.headers as Headers, isDecoded || plan.hidesUsage)
+      const head = downstreamHeaders(response.headers as Headers, isDecoded || (plan.hidesUsage && isStream))
       this.#sink.start(response.statusCode, { ...head, ...reservedHeaders(reserved) }, isStream)
     }
     const end = await this.#pump(stream, isRefused ? null : reader)
@@ -200,7 +200,11 @@ export class Call {
   #unanswered(error: unknown): Ended {
     this.#isAnswered = true
     const ended = (end: End, failure: ProxyError | null): Ended => ({ end, seen: null, isStream: false, failure })
-    if (this.#givenUp !== null) return ended(this.#givenUp, null)
+    // A stream that was given up before it began has produced nothing that could be seen.
+    if (this.#givenUp !== null)
+      return this.#target.plan.isStream
+        ? { end: this.#givenUp, seen: nothingSeen(), isStream: true, failure: null }
+        : ended(this.#givenUp, null)
     const options = { cause: error }
     if (isTimeout(error))
       return ended('stalled', new ProxyError(504, 'upstream_timeout', 'The provider did not answer in time.', options))

@@ -20,6 +20,7 @@ const OURS = new Set([
   ...HOP_BY_HOP,
   'host',
   'content-length',
+  'content-type',
   'accept-encoding',
   'expect',
   'authorization',
@@ -47,8 +48,8 @@ export function upstreamHeaders(
   upstream: Upstream,
   callersKey: string | undefined,
 ): Record<string, string | string[]> {
-  // Compressed answers would have to be unpacked here to be read.
-  const out: Record<string, string | string[]> = { 'accept-encoding': 'identity' }
+  // The body is JSON, whatever its sender calls it. Compressed answers would have to be unpacked here to be read.
+  const out: Record<string, string | string[]> = { 'content-type': 'application/json', 'accept-encoding': 'identity' }
   for (const [name, value] of Object.entries(headers)) {
     if (value === undefined || OURS.has(name) || OUR_PREFIXES.test(name)) continue
     if (callersKey === undefined && BILLING.has(name)) continue
@@ -66,7 +67,11 @@ export function downstreamHeaders(headers: Headers, isRewritten: boolean): Recor
   for (const [name, value] of Object.entries(headers)) {
     if (value === undefined || NOT_FORWARDED.has(name)) continue
     if (isRewritten && (name === 'content-length' || name === 'content-encoding')) continue
-    out[name] = typeof value === 'string' ? value : [...value]
+    const values = (typeof value === 'string' ? [value] : value).filter((one) => SENDABLE.test(one))
+    if (values.length > 0) out[name] = values.length === 1 ? values.join() : values
   }
   return out
 }
+
+/** What Node agrees to send in a header; one odd header must not cost the answer. */
+const SENDABLE = /^[\t\x20-\x7e\x80-\xff]*$/

@@ -29,7 +29,15 @@ export type AnswerReader = {
 
 type Json = Readonly<Record<string, unknown>>
 const isObject = (value: unknown): value is Json => typeof value === 'object' && value !== null && !Array.isArray(value)
-const newSeen = (): Seen => ({ usage: null, isFinal: false, pieces: 0, textBytes: 0, failed: false, isComplete: false })
+/** What is known of an answer before its first byte. */
+export const nothingSeen = (): Seen => ({
+  usage: null,
+  isFinal: false,
+  pieces: 0,
+  textBytes: 0,
+  failed: false,
+  isComplete: false,
+})
 
 /** What the terminal events of a cut stream are made from. */
 export type StreamState = { readonly kind: RouteKind; first: Json | null; sequence: number; openBlocks: Set<number> }
@@ -39,7 +47,7 @@ export type StreamState = { readonly kind: RouteKind; first: Json | null; sequen
  * or to be able to end between two.
  */
 export class StreamReader implements AnswerReader {
-  readonly seen = newSeen()
+  readonly seen = nothingSeen()
   readonly #state: StreamState
   readonly #hidesUsage: boolean
   readonly #wholeEvents: boolean
@@ -158,7 +166,7 @@ const TAIL_BYTES = 16 * 1024
 
 /** Reads an answer that is one JSON document. */
 export class PlainReader implements AnswerReader {
-  readonly seen = newSeen()
+  readonly seen = nothingSeen()
   readonly #isTailEnough: boolean
   #chunks: Buffer[] = []
   #bytes = 0

@@ -150,8 +150,7 @@ export class ProxyService {
   async #runFree(call: Call, caller: KeyCaller, route: Route): Promise<Answer | null> {
     const open = { call, accountId: caller.accountId, holdId: null }
     this.#open.add(open)
-    const ended = await call.run(null)
-    this.#open.delete(open)
+    const ended = await call.run(null).finally(() => this.#open.delete(open))
     return ended.failure === null ? null : failureAnswer(ended.failure, route.protocol)
   }
 
@@ -159,12 +158,17 @@ export class ProxyService {
     const { caller, route, reserved } = context
     const open = { call, accountId: caller.accountId, holdId: reserved.id }
     this.#open.add(open)
-    // Who left while the reservation was made gets no call.
-    const ended: Ended = sink.isClosed
-      ? { end: 'unreachable', seen: null, isStream: false, failure: null }
-      : await call.run(reserved)
-    this.#open.delete(open)
-    this.#track(this.#settle(context, ended))
+    let ended: Ended = { end: 'unreachable', seen: null, isStream: false, failure: null }
+    try {
+      // Who left while the reservation was made gets no call.
+      if (!sink.isClosed) {
+        ended = { ...ended, end: 'broken' }
+        ended = await call.run(reserved)
+      }
+    } finally {
+      this.#open.delete(open)
+      this.#track(this.#settle(context, ended))
+    }
     if (ended.failure === null) return null
     this.#deps.log.warn(
       { err: ended.failure.cause, upstream: context.plan.choice.upstream.name, end: ended.end },

@@ -53,7 +53,11 @@ describeEachDatabase('calls through the proxy', (openTestDatabase) => {
     const [request, ...others] = proxy.upstream.requests
     expect(others).toEqual([])
     expect(request).toMatchObject({ path, query: '?beta=1', bytes: text })
-    expect(request?.headers).toMatchObject({ 'accept-encoding': 'identity', 'anthropic-version': '2023-06-01' })
+    expect(request?.headers).toMatchObject({
+      'content-type': 'application/json',
+      'accept-encoding': 'identity',
+      'anthropic-version': '2023-06-01',
+    })
     expect(request?.headers.authorization ?? `Bearer ${request?.headers['x-api-key']}`).toBe(`Bearer ${OPERATOR_KEY}`)
     expect(Object.keys(request?.headers ?? {}).filter((name) => /gvnr|cookie/.test(name))).toEqual([])
   })

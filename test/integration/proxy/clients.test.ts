@@ -158,9 +158,12 @@ describe('the official clients', () => {
         const message = await client.messages.stream({ ...CLAUDE, tools }).finalMessage()
         expect(message.content).toMatchObject([{ type: 'tool_use', input: { city: 'Paris' } }])
       })
-      const counter = client.messages.countTokens === undefined ? client.beta.messages : client.messages
+      // The oldest client has no call for it.
+      if (client.messages.countTokens === undefined) return
       await costing(0, async () =>
-        expect(await counter.countTokens({ model: CLAUDE.model, messages: MESSAGES })).toMatchObject({ input_tokens: 42 }),
+        expect(await client.messages.countTokens({ model: CLAUDE.model, messages: MESSAGES })).toMatchObject({
+          input_tokens: 42,
+        }),
       )
     })
 
@@ -180,9 +183,10 @@ describe('the official clients', () => {
     })
 
     it('leaves a stream', async () => {
-      proxy.upstream.answer(({ body }) => stream(messageStart(body), messageDelta('Hello'), 'stall'))
+      // The oldest client reads one event of each chunk.
+      proxy.upstream.answer(({ body }) => stream(messageStart(body), { wait_ms: 50 }, messageDelta('Hello'), 'stall'))
       const parts = await client.messages.create({ ...CLAUDE, stream: true })
-      for await (const part of parts) if (part.type === 'content_block_delta') break
+      for await (const part of parts) if (part.type === 'content_block_delta') parts.controller.abort()
       await ended(proxy)
       expect((await proxy.endings()).at(-1)).toMatchObject({ end: 'client_left', input_tokens: 130, output_tokens: 3 })
     })

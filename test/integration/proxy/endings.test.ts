@@ -100,6 +100,19 @@ describeEachDatabase('how calls end', (openTestDatabase) => {
       expect((await outcomeSoon()).cost).toBe(rounded(usd(boundOf(body), 2.5) + usd(1000, 10)))
     })
 
+    it('a stream that has not begun', async () => {
+      await answer(stream('stall'))
+      const controller = new AbortController()
+      const headers = { authorization: `Bearer ${proxy.key}`, 'x-gvnr-agent-id': 'a' }
+      const { signal } = controller
+      const call = fetch(`${proxy.origin}/v1/chat/completions`, { method: 'POST', headers, body: JSON.stringify(STREAM), signal })
+      await until(() => proxy.upstream.requests.length === 1)
+      controller.abort()
+      await expect(call).rejects.toThrow()
+      const input = rounded(usd(boundOf(STREAM), 2.5))
+      expect(await outcomeSoon()).toEqual({ cost: input, end: 'client_left', estimated: true })
+    })
+
     it('after the usage was told: it counts', async () => {
       const usage = sse(chatChunk('gpt-4o', [], { usage: CHAT_USAGE }))
       await answer(stream(...PIECES, usage, sse(chatChunk('gpt-4o', [chatDelta('last')])), 'stall'))
@@ -247,6 +260,17 @@ describeEachDatabase('how calls end', (openTestDatabase) => {
       await answer(stream(...PIECES, sse('[DONE]')))
       expect(await (await chat()).text()).toBe([...PIECES, sse('[DONE]')].join(''))
       expect(await outcome()).toEqual({ cost: PIECES_COST, end: 'complete', estimated: true })
+    })
+
+    it('sends headers that cannot be sent on', async () => {
+      await answer((body: never) => ({
+        headers: { 'x-odd': 'a\u00e9', 'x-fine': 'b' },
+        steps: answerOf({ path: '/v1/chat/completions', query: '', headers: {}, bytes: '', body }).steps,
+      }))
+      const response = await chat(CHAT)
+      expect([response.status, response.headers.get('x-fine')]).toEqual([200, 'b'])
+      await response.text()
+      expect(await outcome()).toMatchObject({ cost: CHAT_COST })
     })
 
     it('answers with a plain document although a stream was asked for', async () => {
