@@ -42,6 +42,7 @@ import { mountMcp } from './transport/mcp.ts'
 import { openApiDocument } from './transport/openapi.ts'
 import { mountProxy } from './transport/proxy.ts'
 import { mountRest } from './transport/rest.ts'
+import { ExactRouter } from './transport/router.ts'
 import { mountX402 } from './transport/x402.ts'
 import { VERSION } from './version.ts'
 
@@ -162,7 +163,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
   })
   const auth = new Authenticator({ keys }, { adminSecret: config.ADMIN_SECRET })
 
-  const app = new Hono<HttpEnv>()
+  const app = new Hono<HttpEnv>({ router: new ExactRouter((path) => /^\/(?:api\/)?v1\/|^\/mcp$/.test(path)) })
   const origin = (c: HttpContext) => originOf(c, { publicUrl: config.PUBLIC_URL, trustedProxies: config.TRUST_PROXY })
   const limits = { trustedProxies: config.TRUST_PROXY, bodyLimit_bytes: BODY_LIMIT_BYTES, origin }
   mountX402(app, { operations: paidOperations, execute, auth, log }, { ...limits, publicUrl: config.PUBLIC_URL })

@@ -10,6 +10,7 @@ import { SyncedClock } from './core/clock.ts'
 import { createLog, type Log } from './core/log.ts'
 import { type Database, openDatabase } from './db/client.ts'
 import { migrateDatabase } from './db/migrate.ts'
+import { answerUnparsed } from './transport/unparsed.ts'
 
 const CLOCK_SYNC_MS = 10_000
 /** What remains after the drain for settling what was cut and closing the database. */
@@ -52,6 +53,7 @@ async function main(): Promise<void> {
     },
   )
 
+  if ('maxHeadersCount' in server) answerUnparsed(server)
   server.on('error', (error) => {
     process.stderr.write(
       `Cannot listen on ${config.HOST} port ${config.PORT}: ${error.message}. Set HOST and PORT to a free address.\n`,

@@ -2,7 +2,6 @@ import type { Clock } from '../core/clock.ts'
 import { DomainError } from '../core/errors.ts'
 import { isUuid } from '../core/ids.ts'
 import { type Nanousd, nanousdFromUsd } from '../core/money.ts'
-import { isWithin } from '../core/operation.ts'
 import type { Database } from '../db/client.ts'
 import { withDatabaseFailure } from '../db/failure.ts'
 import type { Catalogue } from '../prices/catalogue.ts'
@@ -24,7 +23,7 @@ import type {
   Unresolved,
   Usage,
 } from './state.ts'
-import { type LaneSql, loadLedgerEntries, readEnvelopes } from './store.ts'
+import { type EnvelopeFilter, type LaneSql, loadLedgerEntries, readEnvelopes } from './store.ts'
 import { HOLD_KIND, type HoldKind } from './tables.ts'
 import { nextReset, WINDOWS, type Window } from './windows.ts'
 
@@ -298,15 +297,24 @@ export class BudgetService {
 
   /** @throws DomainError `not_found` */
   async getEnvelope(accountId: string, agentId: string): Promise<EnvelopeView> {
-    const [found] = await this.#read(accountId, agentId)
+    const [found] = await this.#read(accountId, { agentId })
     if (found === undefined) throw envelopeNotFound(agentId)
     return found
   }
 
-  /** Envelopes in order of agent id, those within `boundTo` only when the key is bound. */
-  async listEnvelopes(accountId: string, boundTo: string | null): Promise<EnvelopeView[]> {
-    const all = await this.#read(accountId, null)
-    return boundTo === null ? all : all.filter((envelope) => isWithin(envelope.agentId, boundTo))
+  /**
+   * Envelopes in order of agent id (by bytes), those within `boundTo` only when the key is bound.
+   * @param after the agent id to go on behind; '' to begin
+   * @returns at most `count`, and the agent id to go on behind when there are more
+   */
+  async listEnvelopes(
+    accountId: string,
+    page: { boundTo: string | null; after: string; count: number },
+  ): Promise<{ envelopes: EnvelopeView[]; next: string | null }> {
+    const envelopes = await this.#read(accountId, { ...page, count: page.count + 1 })
+    if (envelopes.length <= page.count) return { envelopes, next: null }
+    envelopes.length = page.count
+    return { envelopes, next: envelopes.at(-1)?.agentId ?? null }
   }
 
   /** Adds governance ops to an account. @param ops a positive integer @returns the new quota */
@@ -335,7 +343,7 @@ export class BudgetService {
 
   /** What a raise would start from now; for showing it before anyone agrees to it. */
   async viewRaise(accountId: string, raise: Raise): Promise<RaiseView> {
-    const [row] = await readEnvelopes(this.#lane, accountId, raise.agentId)
+    const [row] = await readEnvelopes(this.#lane, accountId, { agentId: raise.agentId })
     const at_ms = Math.max(this.#clock.now(), row?.accountClockMs ?? 0)
     const envelope = row?.envelope ?? null
     const index = WINDOWS.indexOf(raise.window)
@@ -355,8 +363,8 @@ export class BudgetService {
     return this.#engine.submit(accountId, { ...command, kind: 'decide', resumed: false })
   }
 
-  async #read(accountId: string, agentId: string | null): Promise<EnvelopeView[]> {
-    const rows = await withDatabaseFailure(readEnvelopes(this.#lane, accountId, agentId))
+  async #read(accountId: string, filter: EnvelopeFilter): Promise<EnvelopeView[]> {
+    const rows = await withDatabaseFailure(readEnvelopes(this.#lane, accountId, filter))
     const now_ms = this.#clock.now()
     return rows.flatMap((row) => {
       // The account may have decided at a later time than this process's clock shows; a window never runs backwards.
