@@ -85,7 +85,8 @@ async function play(outgoing: ServerResponse, { status = 200, headers, steps, en
     outgoing.destroy()
     return
   }
-  if (steps[0] === 'stall') return gone(outgoing)
+  const left = gone(outgoing)
+  if (steps[0] === 'stall') return left
   const isStream = headers?.['content-type']?.startsWith('text/event-stream') ?? false
   const packed = encoding === undefined ? {} : { 'content-encoding': encoding }
   if (!isStream && steps.every((step) => typeof step === 'string' || Buffer.isBuffer(step))) {
@@ -108,7 +109,7 @@ async function play(outgoing: ServerResponse, { status = 200, headers, steps, en
         packer.write(piece)
         await new Promise<void>((resolve) => packer.flush(resolve))
       } else if (!outgoing.write(piece) && !outgoing.destroyed)
-        await Promise.race([new Promise((resolve) => outgoing.once('drain', resolve)), gone(outgoing)])
+        await Promise.race([new Promise((resolve) => outgoing.once('drain', resolve)), left])
       // A turn of the event loop, so that each piece is a chunk of its own on the other side.
       if (chunkBytes !== undefined) await new Promise((resolve) => setImmediate(resolve))
     }
@@ -121,9 +122,9 @@ async function play(outgoing: ServerResponse, { status = 200, headers, steps, en
       outgoing.destroy()
       return
     }
-    if (step === 'stall') return gone(outgoing)
+    if (step === 'stall') return left
     if (typeof step === 'string' || Buffer.isBuffer(step)) await write(Buffer.from(step))
-    else if ('until' in step) await Promise.race([step.until, gone(outgoing)])
+    else if ('until' in step) await Promise.race([step.until, left])
     else await sleep(step.wait_ms)
   }
   if (packer !== null) packer.end()

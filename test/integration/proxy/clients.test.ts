@@ -183,8 +183,10 @@ describe('the official clients', () => {
     })
 
     it('leaves a stream', async () => {
-      // The oldest client reads one event of each chunk.
-      proxy.upstream.answer(({ body }) => stream(messageStart(body), { wait_ms: 50 }, messageDelta('Hello'), 'stall'))
+      // The oldest client sees an event only once the next one has begun.
+      proxy.upstream.answer(({ body }) =>
+        stream(messageStart(body), messageDelta('Hello'), sse({ type: 'ping' }, 'ping'), 'stall'),
+      )
       const parts = await client.messages.create({ ...CLAUDE, stream: true })
       for await (const part of parts) if (part.type === 'content_block_delta') parts.controller.abort()
       await ended(proxy)
