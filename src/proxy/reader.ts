@@ -61,22 +61,26 @@ export class StreamReader implements AnswerReader {
 
   push(chunk: Buffer): readonly Buffer[] {
     const kept = this.#read(this.#splitter.push(chunk))
-    return this.#wholeEvents ? kept : [chunk]
+    return kept ?? [chunk]
   }
 
   end(): readonly Buffer[] {
     const last = this.#splitter.end()
-    const kept = last === null ? [] : this.#read([last])
-    return this.#wholeEvents ? kept : []
+    return (last === null ? null : this.#read([last])) ?? []
   }
 
   terminal(): Buffer {
     return terminalEvents(this.#state)
   }
 
-  #read(events: readonly SseEvent[]): Buffer[] {
+  /** @returns what is to be sent of these events; null when the bytes go on as they came */
+  #read(events: readonly SseEvent[]): Buffer[] | null {
     const kept: Buffer[] = []
-    for (const event of events) if (!this.#readEvent(event) || !this.#hidesUsage) kept.push(event.bytes)
+    for (const event of events) {
+      const isOurs = this.#readEvent(event) && this.#hidesUsage
+      if (this.#wholeEvents && !isOurs) kept.push(event.bytes)
+    }
+    if (!this.#wholeEvents) return null
     // Neighbours are one write again.
     return kept.length < 2 ? kept : [Buffer.concat(kept)]
   }

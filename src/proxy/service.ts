@@ -259,9 +259,9 @@ export class ProxyService {
   async #checkRate(accountId: string, agentId: string, { choice }: PlannedCall): Promise<void> {
     const names = new Set([choice.model, withoutDate(withoutVariant(readModelId(choice.model).canonical))])
     const keys = [...names].map((model) => ({ accountId, agentId, provider: choice.upstream.name, model }))
-    const decisions = await Promise.all(keys.map((key) => this.#deps.rates.check(key)))
+    const decisions = await Promise.all(keys.map((key) => this.#deps.rates.checkIfShared(key)))
     for (const decision of decisions) {
-      if (decision.allowed || decision.reason !== 'rate_exceeded') continue
+      if (decision === null || decision.allowed) continue
       const seconds = Math.ceil(decision.retry_after_ms / 1000)
       const message = `Agent "${agentId}" has used up its requests a minute for ${choice.upstream.name}. Try again in ${seconds} s.`
       throw new ProxyError(429, 'rate_exceeded', message, { retryAfterSeconds: seconds })

@@ -1,3 +1,4 @@
+import { LRUCache } from 'lru-cache'
 import { allFulfilled, Batcher } from '../core/batcher.ts'
 import type { Clock } from '../core/clock.ts'
 import { DomainError } from '../core/errors.ts'
@@ -8,6 +9,9 @@ import { deleteRateEnvelope, findRateEnvelope, minuteOf, type RateKey, takeReque
 export type { RateKey } from './store.ts'
 
 const MINUTE = 60_000
+const UNLIMITED_KEYS = 20_000
+/** How soon a first share holds for the proxy of another process. */
+const UNLIMITED_MS = 1_000
 
 export type RateDecision =
   | { readonly allowed: true; readonly left: number }
@@ -22,6 +26,8 @@ export class RateService {
   readonly #clock: Clock
   readonly #checks: Batcher<RateKey, RateDecision>
   readonly #onExceeded: (key: RateKey) => void
+  /** Shares that are known not to be there. */
+  readonly #unlimited = new LRUCache<string, true>({ max: UNLIMITED_KEYS, ttl: UNLIMITED_MS })
 
   /** @param deps `onExceeded` is told of every refusal; it must not throw or take time */
   constructor(
@@ -39,8 +45,22 @@ export class RateService {
     return this.#checks.submit(key)
   }
 
+  /**
+   * Counts one request where a share exists; most calls have none, and that is remembered for a second, so that they cost no statement.
+   * @returns null where there is no share
+   */
+  async checkIfShared(key: RateKey): Promise<Exclude<RateDecision, { reason: 'no_rate_envelope' }> | null> {
+    const name = nameOf(key)
+    if (this.#unlimited.has(name)) return null
+    const decision = await this.check(key)
+    if (decision.allowed || decision.reason === 'rate_exceeded') return decision
+    this.#unlimited.set(name, true)
+    return null
+  }
+
   async set(key: RateKey, requestsPerMinute: number): Promise<void> {
     await withDatabaseFailure(upsertRateEnvelope(this.#database, key, requestsPerMinute, this.#clock.now()))
+    this.#unlimited.delete(nameOf(key))
   }
 
   /** @throws DomainError `not_found` */
@@ -64,7 +84,7 @@ export class RateService {
   async #checkAll(keys: RateKey[]): Promise<PromiseSettledResult<RateDecision>[]> {
     const groups = new Map<string, { key: RateKey; indexes: number[] }>()
     for (const [index, key] of keys.entries()) {
-      const name = JSON.stringify([key.accountId, key.agentId, key.provider, key.model])
+      const name = nameOf(key)
       const group = groups.get(name)
       if (group) group.indexes.push(index)
       else groups.set(name, { key, indexes: [index] })
@@ -96,6 +116,8 @@ export class RateService {
     return allFulfilled(decisions)
   }
 }
+
+const nameOf = (key: RateKey): string => JSON.stringify([key.accountId, key.agentId, key.provider, key.model])
 
 const rateNotFound = (key: RateKey): DomainError =>
   new DomainError('not_found', {
