@@ -8,11 +8,14 @@ import { AccountService } from './accounts/service.ts'
 import { ApprovalService } from './approvals/service.ts'
 import { approvalDecisions } from './approvals/store.ts'
 import { DecisionWaiters } from './approvals/waiters.ts'
+import { Sealer } from './audit/sealer.ts'
+import { AuditService } from './audit/service.ts'
 import { creditedJson } from './billing/credits.ts'
 import { paidOperations, topupVerify } from './billing/operations.ts'
 import { BillingService } from './billing/service.ts'
 import { billingSettings } from './billing-settings.ts'
 import { DecisionEngine } from './budgets/engine.ts'
+import { HoldFigures } from './budgets/figures.ts'
 import { BudgetService } from './budgets/service.ts'
 import { type Config, ConfigError } from './config.ts'
 import type { Clock } from './core/clock.ts'
@@ -20,8 +23,12 @@ import type { Log } from './core/log.ts'
 import { type Caller, createExecutor, type Execute } from './core/operation.ts'
 import type { Database } from './db/client.ts'
 import { IdempotencyService } from './idempotency/service.ts'
+import { Figures } from './metrics/figures.ts'
+import { Metrics } from './metrics/metrics.ts'
+import { observedBy, type Tracing } from './metrics/tracing.ts'
 import { DecisionEvents } from './notifications/decisions.ts'
 import { Delivery } from './notifications/delivery.ts'
+import { outboxFigures } from './notifications/figures.ts'
 import { createMailer } from './notifications/mailer.ts'
 import { Outbound } from './notifications/outbound.ts'
 import { NotificationService } from './notifications/service.ts'
@@ -31,7 +38,8 @@ import { mountApprovalPage } from './pages/approve-routes.tsx'
 import { mountPages, siteAt } from './pages/mount.tsx'
 import { mountPay } from './pages/pay-routes.tsx'
 import { payScript } from './pages/pay-script.ts'
-import { type Catalogue, createCatalogue, operatorPricesSchema } from './prices/catalogue.ts'
+import { type OperatorPrices, operatorPricesSchema } from './prices/catalogue.ts'
+import { PriceService } from './prices/service.ts'
 import { type Policy, ProxyService } from './proxy/service.ts'
 import { isOpenToStrangers, proxySettings } from './proxy-settings.ts'
 import { RateService } from './rate/service.ts'
@@ -39,6 +47,7 @@ import { Authenticator } from './transport/auth.ts'
 import { mountDiscovery, originOf } from './transport/discovery.ts'
 import { clientAddress, errorResponse, type HttpContext, type HttpEnv, requestIdOf } from './transport/http.ts'
 import { mountMcp } from './transport/mcp.ts'
+import { mountMetrics } from './transport/metrics.ts'
 import { openApiDocument } from './transport/openapi.ts'
 import { mountProxy } from './transport/proxy.ts'
 import { mountRest } from './transport/rest.ts'
@@ -63,7 +72,13 @@ const MIB = 1024 * 1024
 const PROXY_BODIES = 8
 const PROXY_BODIES_MIN_MIB = 256
 
-export type AppDeps = { readonly database: Database; readonly clock: Clock; readonly log: Log }
+export type AppDeps = {
+  readonly database: Database
+  readonly clock: Clock
+  readonly log: Log
+  /** Where spans go; absent for nowhere. */
+  readonly tracing?: Tracing<OperationDeps>
+}
 export type AppOptions = {
   readonly checkResults?: boolean
   readonly outbox?: Partial<WorkerOptions>
@@ -77,6 +92,10 @@ export type App = {
   readonly keys: KeyResolver
   readonly billing: BillingService
   readonly proxy: ProxyService
+  readonly prices: PriceService
+  readonly sealer: Sealer
+  readonly figures: Figures
+  readonly metrics: Metrics<OperationDeps>
   readonly execute: Execute<OperationDeps>
   /** Begins background work: following revocations, purging what has expired. */
   start(): Promise<void>
@@ -89,7 +108,10 @@ export type App = {
 /** All wiring of the product: configuration and the outside world in, one Hono app out. */
 export function createApp(config: Config, deps: AppDeps, options: AppOptions = {}): App {
   const { log } = deps
-  const catalogue = loadCatalogue(config)
+  const prices = new PriceService(deps, { operatorPrices: readOperatorPrices(config), url: config.PRICES_URL })
+  const catalogue = prices
+  const audit = new AuditService(deps)
+  const sealer = new Sealer(deps)
   const outbound = new Outbound({ allowPrivate: config.OUTBOUND_ALLOW_PRIVATE })
   const mailer =
     config.SMTP_URL === undefined || config.MAIL_FROM === undefined ? null : createMailer(config.SMTP_URL, config.MAIL_FROM)
@@ -101,15 +123,18 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
   const outbox = new OutboxWorker({ ...deps, delivery }, options.outbox)
   const wake = () => outbox.wake()
   const notifications = new NotificationService(
-    { ...deps, delivery, wake, addressOf },
+    { ...deps, delivery, wake, addressOf, changes: audit },
     { allowPrivate: config.OUTBOUND_ALLOW_PRIVATE },
   )
   const companions = [approvalDecisions, new DecisionEvents({ ...deps, wake })]
-  const engine = new DecisionEngine({ ...deps, companions }, { lanes: config.LANES, ...QUEUE })
+  const figures = new Figures(deps, [new HoldFigures(deps).read, outboxFigures(deps), () => paymentFigures(billing)])
+  const metrics = new Metrics<OperationDeps>({ engine: () => engine, figures })
+  const observer = deps.tracing === undefined ? metrics : observedBy(metrics, deps.tracing)
+  const engine: DecisionEngine = new DecisionEngine({ ...deps, companions, observer }, { lanes: config.LANES, ...QUEUE })
   const budgets = new BudgetService({ ...deps, engine, catalogue })
   const keys = new KeyResolver(deps, QUEUE)
   const accounts = new AccountService(
-    { ...deps, keys, quota: budgets, events: notifications },
+    { ...deps, keys, quota: budgets, events: notifications, changes: audit },
     { trialOps: config.SIGNUP_TRIAL_OPS },
   )
   const billing = new BillingService(
@@ -131,9 +156,9 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     log.warn(
       'x402 payments will fail: https://x402.org/facilitator settles on the test network only. Set CDP keys or FACILITATOR_PRIVATE_KEY',
     )
-  const rates = new RateService({ ...deps, onExceeded: (share) => notifications.rateExceeded(share) }, QUEUE)
+  const rates = new RateService({ ...deps, onExceeded: (share) => notifications.rateExceeded(share), changes: audit }, QUEUE)
   const proxy = new ProxyService(
-    { ...deps, budgets, rates, catalogue, policy: options.proxy?.policy ?? (() => null) },
+    { ...deps, budgets, rates, catalogue: () => prices.current, policy: options.proxy?.policy ?? (() => null) },
     { ...proxySettings(config), ...(options.proxy?.renew_ms !== undefined && { renew_ms: options.proxy.renew_ms }) },
   )
   if (config.PROXY_OPERATOR_KEYS === 'auto' && isOpenToStrangers(config) && hasProviderKeys(config))
@@ -142,7 +167,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     )
   const idempotency = new IdempotencyService(deps, QUEUE)
   const waiters = new DecisionWaiters(deps)
-  const approvals = new ApprovalService({ ...deps, budgets, notifications, waiters })
+  const approvals = new ApprovalService({ ...deps, budgets, notifications, waiters, changes: audit })
   const operationDeps: OperationDeps = {
     budgets,
     accounts,
@@ -150,6 +175,8 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     rates,
     idempotency,
     catalogue,
+    prices,
+    audit,
     approvals,
     notifications,
     fallbackOrigin: config.PUBLIC_URL ?? `http://${config.HOST}:${config.PORT}`,
@@ -159,6 +186,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     deps: operationDeps,
     guards: { throttle: accounts.throttle, once: idempotency.once },
     clock: deps.clock,
+    observer,
     checkResults: options.checkResults ?? false,
   })
   const auth = new Authenticator({ keys }, { adminSecret: config.ADMIN_SECRET })
@@ -190,6 +218,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
   )
   const document = openApiDocument(operations, { version: VERSION })
   mountDiscovery(app, { operations, document, ping: deps.database.ping, log }, { version: VERSION, origin })
+  mountMetrics(app, { metrics, auth, log }, { isPublic: config.METRICS_PUBLIC })
   const callFrom = (c: HttpContext, caller: Caller) => ({ caller, ip: clientAddress(c, config.TRUST_PROXY) })
   mountPay(
     app,
@@ -228,9 +257,14 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     keys,
     billing,
     proxy,
+    prices,
+    sealer,
+    figures,
+    metrics,
     execute,
     async start() {
       await keys.start()
+      await prices.start()
       await waiters.start()
       outbox.start()
       expiring = setInterval(
@@ -248,12 +282,18 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
       housekeeping.unref()
       billing.start()
       proxy.start()
+      sealer.start()
+      metrics.start()
+      figures.start()
     },
     release: () => waiters.release(),
     async stop() {
       clearInterval(housekeeping)
       clearInterval(expiring)
       await billing.stop()
+      await sealer.stop()
+      await figures.stop()
+      await prices.stop()
       await waiters.stop()
       await proxy.stop(PROXY_SETTLE_MS)
       await engine.settled()
@@ -265,6 +305,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
       await outbound.close()
       await delivered
       await keys.stop()
+      await deps.tracing?.stop()
     },
   }
 }
@@ -276,14 +317,24 @@ const isTestFacilitator = (config: Config): boolean => {
 
 const hasProviderKeys = (config: Config): boolean => proxySettings(config).upstreams.some(({ key }) => key !== undefined)
 
+async function paymentFigures(billing: BillingService): Promise<Readonly<Record<string, number>>> {
+  const totals = await billing.totals()
+  return {
+    payments_credited: Number(totals?.credits ?? 0),
+    payments_credited_usd: Number(totals?.creditedUnits ?? 0) / 1_000_000,
+    payments_open: Number(totals?.openIntents ?? 0),
+    unattributed_payments: Number(totals?.unattributed ?? 0),
+  }
+}
+
 /** The domain of a mail address, with or without a name before it; for message ids. */
 const domainOf = (from: string | undefined): string => /@([\w.-]+)>?\s*$/.exec(from ?? '')?.[1] ?? 'localhost'
 
 /** @throws ConfigError when PRICES_FILE cannot be read or used */
-function loadCatalogue(config: Config): Catalogue {
-  if (config.PRICES_FILE === undefined) return createCatalogue()
+function readOperatorPrices(config: Config): OperatorPrices {
+  if (config.PRICES_FILE === undefined) return {}
   try {
-    return createCatalogue({ operatorPrices: operatorPricesSchema.parse(JSON.parse(readFileSync(config.PRICES_FILE, 'utf8'))) })
+    return operatorPricesSchema.parse(JSON.parse(readFileSync(config.PRICES_FILE, 'utf8')))
   } catch (error) {
     const reason = error instanceof z.ZodError ? z.prettifyError(error) : error instanceof Error ? error.message : String(error)
     throw new ConfigError(`PRICES_FILE ${config.PRICES_FILE} cannot be used: ${reason}`)

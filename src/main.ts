@@ -10,7 +10,10 @@ import { SyncedClock } from './core/clock.ts'
 import { createLog, type Log } from './core/log.ts'
 import { type Database, openDatabase } from './db/client.ts'
 import { migrateDatabase } from './db/migrate.ts'
+import { startTracing } from './metrics/tracing.ts'
+import type { OperationDeps } from './operations.ts'
 import { answerUnparsed } from './transport/unparsed.ts'
+import { VERSION } from './version.ts'
 
 const CLOCK_SYNC_MS = 10_000
 /** What remains after the drain for settling what was cut and closing the database. */
@@ -42,7 +45,9 @@ async function main(): Promise<void> {
   )
   clockTimer.unref()
 
-  const app = createApp(config, { database, clock, log })
+  const endpoint = config.OTEL_EXPORTER_OTLP_ENDPOINT
+  const tracing = endpoint === undefined ? undefined : await startTracing<OperationDeps>(endpoint, VERSION)
+  const app = createApp(config, { database, clock, log, ...(tracing && { tracing }) })
   await app.start()
   const server = serve(
     { fetch: app.fetch, port: config.PORT, hostname: config.HOST, serverOptions: SERVER_LIMITS },

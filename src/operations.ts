@@ -1,6 +1,9 @@
+import { accountAdminOperations } from './accounts/admin.operations.ts'
 import { type AccountDeps, accountOperations } from './accounts/operations.ts'
 import { type ApprovalDeps, approvalOperations } from './approvals/operations.ts'
+import { type AuditDeps, auditOperations } from './audit/operations.ts'
 import { type BillingDeps, billingOperations } from './billing/operations.ts'
+import { budgetAdminOperations } from './budgets/admin.operations.ts'
 import { type BudgetDeps, budgetOperations } from './budgets/operations.ts'
 import type { Operation } from './core/operation.ts'
 import { type IdempotencyDeps, idempotencyOperations } from './idempotency/operations.ts'
@@ -16,7 +19,8 @@ export type OperationDeps = AccountDeps &
   IdempotencyDeps &
   PriceDeps &
   ApprovalDeps &
-  NotificationOperationDeps
+  NotificationOperationDeps &
+  AuditDeps
 
 /** Everything the product can do. Routes, MCP tools, OpenAPI and the tests of rights are derived from this list. */
 export const operations: readonly Operation<OperationDeps>[] = [
@@ -29,4 +33,7 @@ export const operations: readonly Operation<OperationDeps>[] = [
   ...channelOperations,
   ...webhookOperations,
   ...priceOperations,
+  ...auditOperations,
+  ...accountAdminOperations,
+  ...budgetAdminOperations,
 ]

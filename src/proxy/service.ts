@@ -34,7 +34,8 @@ export type Policy = (accountId: string, question: PolicyQuestion) => PolicyRefu
 export type ProxyDeps = {
   readonly budgets: BudgetService
   readonly rates: RateService
-  readonly catalogue: Catalogue
+  /** The prices in force; a call is settled at those that were when it began. */
+  readonly catalogue: () => Catalogue
   readonly clock: Clock
   readonly log: Log
   readonly policy: Policy
@@ -137,14 +138,17 @@ export class ProxyService {
     const refusal = await this.#refusalOf(caller.accountId, agentId, plan, request.bytes)
     if (refusal !== null) return policyRefusal(route.protocol, agentId, refusal)
     await this.#checkRate(caller.accountId, agentId, plan)
-    const { budgets, catalogue, clock } = this.#deps
+    const { budgets, clock } = this.#deps
+    const catalogue = this.#deps.catalogue()
     const { estimate, rates } = worstCase(catalogue, plan)
     const reservation = { agentId, model: plan.model, estimate, rates, hold_ms: HOLD_MS }
     const id = { operationId: uuidv7(clock.now()), resumed: false }
     const outcome = await budgets.reserve(caller.accountId, id, reservation)
     if (!outcome.approved) return budgetRefusal(route.protocol, agentId, outcome, estimate)
     const reserved = { id: outcome.holdId, estimate, remaining: outcome.remaining }
-    return this.#track(this.#runCharged(new Call(target, sink, options), { caller, agentId, route, plan, reserved }, sink))
+    return this.#track(
+      this.#runCharged(new Call(target, sink, options), { caller, agentId, route, plan, catalogue, reserved }, sink),
+    )
   }
 
   async #runFree(call: Call, caller: KeyCaller, route: Route): Promise<Answer | null> {
@@ -207,14 +211,14 @@ export class ProxyService {
   }
 
   /** @returns null when nothing is to be paid (docs/proxy.md, "What is charged") */
-  #chargeOf({ route, plan, reserved }: ChargedCall, { end, seen, isStream }: Ended): Charge | null {
+  #chargeOf({ route, plan, catalogue, reserved }: ChargedCall, { end, seen, isStream }: Ended): Charge | null {
     if (end === 'refused' || end === 'unreachable' || end === 'reset') return null
     if (seen === null) {
       const usage = { inputTokens: plan.bound.inputTokens, outputTokens: plan.bound.outputTokens, ...NO_CACHE }
       return { cost: reserved.estimate, usage, isEstimated: true }
     }
     if (seen.failed && seen.pieces === 0 && seen.usage === null) return null
-    const charge = chargeFor(this.#deps.catalogue, route.kind, plan, seen, { isWhole: end === 'complete', isStream })
+    const charge = chargeFor(catalogue, route.kind, plan, seen, { isWhole: end === 'complete', isStream })
     return charge.isEstimated && charge.cost > reserved.estimate ? { ...charge, cost: reserved.estimate } : charge
   }
 
@@ -292,6 +296,7 @@ type ChargedCall = {
   readonly agentId: string
   readonly route: Route
   readonly plan: PlannedCall
+  readonly catalogue: Catalogue
   readonly reserved: Reserved
 }
 

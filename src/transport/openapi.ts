@@ -16,7 +16,10 @@ export type Schema = {
   readonly allOf?: readonly Schema[]
   readonly [keyword: string]: unknown
 }
-type Content = { readonly 'application/json': { readonly schema: Schema; readonly example?: unknown } }
+type Content = {
+  readonly 'application/json': { readonly schema: Schema; readonly example?: unknown }
+  readonly [type: string]: { readonly schema: Schema; readonly example?: unknown }
+}
 export type ParameterObject = {
   readonly name: string
   readonly in: 'path' | 'query' | 'header'
@@ -80,6 +83,7 @@ const TAGS: Record<string, string> = {
   Webhooks: 'Events for programs',
   'Top-up': 'Buying governance operations with USDC: x402, claims by transaction, deposit addresses, receipts',
   Models: 'Models and prices',
+  Audit: 'Every decision and every change, with a chain of hashes that a third party can check',
   Admin: 'For the operator of this server',
 }
 
@@ -180,7 +184,10 @@ function describe<D>(operation: Operation<D>, resultName: string): OperationObje
           'X-Request-Id': header('RequestId'),
           ...(isReplayable(operation) && { 'Idempotent-Replayed': header('Replayed') }),
         },
-        content: json({ $ref: `#/components/schemas/${resultName}` }, example?.response),
+        content: {
+          ...json({ $ref: `#/components/schemas/${resultName}` }, example?.response),
+          ...Object.fromEntries(operation.streams?.types.map((type) => [type, { schema: { type: 'string' } }]) ?? []),
+        },
       },
       ...errorResponses(operation),
     },

@@ -1,4 +1,4 @@
-import { type App, type AppOptions, createApp } from '../../src/app.ts'
+import { type App, type AppDeps, type AppOptions, createApp } from '../../src/app.ts'
 import { type Config, readConfig } from '../../src/config.ts'
 import { type Clock, ManualClock } from '../../src/core/clock.ts'
 import { createLog } from '../../src/core/log.ts'
@@ -64,7 +64,13 @@ export type TestApp<C extends Clock = ManualClock> = {
   stop(): Promise<void>
 }
 
-type Options<C extends Clock> = { clock?: C; config?: Partial<Config>; start?: boolean; proxy?: NonNullable<AppOptions['proxy']> }
+type Options<C extends Clock> = {
+  clock?: C
+  config?: Partial<{ [Name in keyof Config]: Config[Name] | undefined }>
+  start?: boolean
+  proxy?: NonNullable<AppOptions['proxy']>
+  tracing?: NonNullable<AppDeps['tracing']>
+}
 
 /**
  * The whole product on a database, in-process: `createApp` as main.ts calls it, except that every result is checked against its
@@ -80,10 +86,14 @@ export async function openTestApp<C extends Clock = ManualClock>(
   const config: Config = {
     ...readConfig({ ADMIN_SECRET, ACCOUNT_RATE_LIMIT_PER_HOUR: '0', SIGNUP_TRIAL_OPS: '0', LOG_LEVEL: 'warn' }),
     ...options.config,
-  }
+  } as Config
   const logged: JsonBody[] = []
   const log = createLog(config.LOG_LEVEL, (line) => logged.push(JSON.parse(line) as JsonBody))
-  const app = createApp(config, { database, clock, log }, { checkResults: true, ...(options.proxy && { proxy: options.proxy }) })
+  const app = createApp(
+    config,
+    { database, clock, log, ...(options.tracing && { tracing: options.tracing }) },
+    { checkResults: true, ...(options.proxy && { proxy: options.proxy }) },
+  )
   if (options.start) await app.start()
   const api = apiOf(app)
 

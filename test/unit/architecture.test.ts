@@ -11,7 +11,7 @@ const SRC = join(import.meta.dirname, '../../src')
 const MAY_IMPORT: Record<string, readonly string[]> = {
   core: [],
   db: ['core'],
-  prices: ['core'],
+  prices: ['core', 'db'],
   accounts: ['core', 'db'],
   budgets: ['core', 'db', 'prices', 'accounts'],
   rate: ['core', 'db', 'accounts'],
@@ -19,8 +19,10 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   billing: ['core', 'db'],
   notifications: ['core', 'db', 'accounts', 'budgets'],
   approvals: ['core', 'db', 'accounts', 'budgets', 'notifications'],
-  transport: ['core', 'accounts', 'budgets', 'rate', 'idempotency', 'prices', 'billing', 'approvals', 'notifications', 'proxy'],
+  audit: ['core', 'db', 'budgets'],
+  metrics: ['core', 'db', 'budgets'],
   proxy: ['core', 'budgets', 'rate', 'prices'],
+  transport: ['core', 'accounts', 'budgets', 'rate', 'idempotency', 'prices', 'billing', 'approvals', 'notifications', 'proxy'],
   pages: ['core', 'accounts', 'budgets', 'rate', 'prices', 'billing', 'approvals'],
 }
 

@@ -65,6 +65,7 @@ describe.each([
   'docs/clients.md',
   'docs/topup.md',
   'docs/proxy.md',
+  'docs/audit.md',
   'CHANGELOG.md',
 ])('%s', (path) => {
   const content = read(path)
