@@ -1,5 +1,9 @@
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { request } from 'node:http'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { pathToFileURL } from 'node:url'
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
 import type { Database } from '../../../src/db/client.ts'
 import { expectStatus } from '../../support/app.ts'
@@ -307,6 +311,37 @@ describeEachDatabase('how calls end', (openTestDatabase) => {
     expect(statuses.filter((status) => status === 200)).toHaveLength(3)
     expect(statuses.filter((status) => status === 403)).toHaveLength(7)
     expect(await proxy.spent('team')).toBe(rounded(3 * CHAT_COST))
+  })
+
+  it('a call is settled at the prices it began with', async () => {
+    const model = 'gpt-4.1'
+    const folder = await mkdtemp(join(tmpdir(), 'gvnr-prices-'))
+    const file = join(folder, 'prices.json')
+    const priced = await openProxy(database, { config: { PRICES_URL: pathToFileURL(file).toString() } })
+    const refresh = async (usdPerMtok: number) => {
+      const price = { input_usd_per_mtok: usdPerMtok, output_usd_per_mtok: 10, cached_input_usd_per_mtok: usdPerMtok }
+      await writeFile(file, JSON.stringify({ [model]: price }))
+      expectStatus(200, await priced.test.api.admin('/v1/admin/price-cache/refresh', { accept: [model] }))
+    }
+    await refresh(100)
+    let finish = (): void => {}
+    const finished = new Promise<void>((resolve) => {
+      finish = resolve
+    })
+    priced.upstream.answer((given) => {
+      const { steps, ...reply } = answerOf(given)
+      return { ...reply, steps: [{ until: finished }, ...steps] }
+    })
+    const response = await priced.post('/v1/chat/completions', { ...STREAM, model })
+    await refresh(500)
+    finish()
+    await response.text()
+    expect(await priced.spent()).toBe(rounded(usd(20, 100) + usd(5, 10)))
+    await (await priced.post('/v1/chat/completions', { ...STREAM, model })).text()
+    expect(await priced.spent()).toBe(rounded(usd(20, 600) + usd(10, 10)))
+    await priced.isClean()
+    await priced.stop()
+    await rm(folder, { recursive: true })
   })
 
   it('a stream of ten minutes keeps its reservation', async () => {
