@@ -43,8 +43,7 @@ export function release(draft: Draft, command: ReleaseCommand): Resolved | Unres
 export function renew(draft: Draft, command: RenewCommand): OutcomeOf['renew'] {
   const hold = draft.hold(command.holdId)
   if (hold?.kind !== HOLD_KIND.reservation || hold.state !== HOLD_STATE.open) return { renewed: false }
-  draft.changed = true
-  draft.renewedHolds.push({ ...hold, expiresMs: Math.max(hold.expiresMs, draft.clockMs + command.hold_ms) })
+  draft.renew({ ...hold, expiresMs: Math.max(hold.expiresMs, draft.clockMs + command.hold_ms) })
   return { renewed: true }
 }
 
