@@ -6,6 +6,7 @@ import { type BillingDeps, billingOperations } from './billing/operations.ts'
 import { budgetAdminOperations } from './budgets/admin.operations.ts'
 import { type BudgetDeps, budgetOperations } from './budgets/operations.ts'
 import type { Operation } from './core/operation.ts'
+import { type DashboardOperationDeps, dashboardOperations } from './dashboard/operations.ts'
 import { type IdempotencyDeps, idempotencyOperations } from './idempotency/operations.ts'
 import { channelOperations, type NotificationOperationDeps } from './notifications/operations.ts'
 import { webhookOperations } from './notifications/webhooks.operations.ts'
@@ -19,6 +20,7 @@ export type OperationDeps = AccountDeps &
   IdempotencyDeps &
   PriceDeps &
   ApprovalDeps &
+  DashboardOperationDeps &
   NotificationOperationDeps &
   AuditDeps
 
@@ -28,6 +30,7 @@ export const operations: readonly Operation<OperationDeps>[] = [
   ...rateOperations,
   ...idempotencyOperations,
   ...approvalOperations,
+  ...dashboardOperations,
   ...accountOperations,
   ...billingOperations,
   ...channelOperations,

@@ -12,6 +12,7 @@ import {
   type Account,
   type Alongside,
   type ApiKeyRow,
+  type ApprovalLinks,
   countEvent,
   countLiveKeys,
   expireKey,
@@ -26,6 +27,7 @@ import {
   renameKey,
   replaceKeyHash,
   revokeKey,
+  updateApprovalLinks,
   updateNotificationEmail,
 } from './store.ts'
 
@@ -241,6 +243,11 @@ export class AccountService {
     const type = email === null ? 'notification_email.deleted' : 'notification_email.set'
     const recorded = this.#record(accountId, call, type, null, { notification_email: email })
     await withDatabaseFailure(updateNotificationEmail(this.#database, accountId, email, recorded))
+  }
+
+  async setApprovalLinks(accountId: string, call: CallId, approvalLinks: ApprovalLinks): Promise<void> {
+    const recorded = this.#record(accountId, call, 'settings.changed', null, { approval_links: approvalLinks })
+    await withDatabaseFailure(updateApprovalLinks(this.#database, accountId, approvalLinks, recorded))
   }
 
   /** Operator: adds ops to the account that owns a key. @throws DomainError `account_not_found` */

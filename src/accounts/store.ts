@@ -9,10 +9,13 @@ export type NewApiKey = Omit<ApiKeyRow, 'revokedMs' | 'lastUsedMs'>
 /** What is written together with a change, in its transaction. */
 export type Alongside = (runner: Runner) => Promise<void>
 
+/** Who is given a link that decides an approval: whoever asked for it, or the account's people alone. */
+export type ApprovalLinks = 'agent' | 'owner'
 export type Account = {
   readonly accountId: string
   readonly ops: bigint
   readonly notificationEmail: string | null
+  readonly approvalLinks: ApprovalLinks
   readonly createdMs: number
 }
 
@@ -40,8 +43,11 @@ export async function insertAccount(
 }
 
 export async function findAccount({ orm }: Database, accountId: string): Promise<Account | undefined> {
-  const { accountId: id, ops, notificationEmail, createdMs } = accounts
-  const [row] = await orm.select({ accountId: id, ops, notificationEmail, createdMs }).from(accounts).where(eq(id, accountId))
+  const { accountId: id, ops, notificationEmail, approvalLinks, createdMs } = accounts
+  const [row] = await orm
+    .select({ accountId: id, ops, notificationEmail, approvalLinks, createdMs })
+    .from(accounts)
+    .where(eq(id, accountId))
   return row
 }
 
@@ -53,6 +59,18 @@ export async function updateNotificationEmail(
 ): Promise<void> {
   await orm.transaction(async (tx) => {
     await tx.update(accounts).set({ notificationEmail: email }).where(eq(accounts.accountId, accountId))
+    await alongside(runnerOf(tx))
+  })
+}
+
+export async function updateApprovalLinks(
+  { orm }: Database,
+  accountId: string,
+  approvalLinks: ApprovalLinks,
+  alongside: Alongside,
+): Promise<void> {
+  await orm.transaction(async (tx) => {
+    await tx.update(accounts).set({ approvalLinks }).where(eq(accounts.accountId, accountId))
     await alongside(runnerOf(tx))
   })
 }

@@ -11,6 +11,7 @@ import type { Runner } from '../db/runner.ts'
 import type { Delivery, Result } from './delivery.ts'
 import { type DomainEvent, type EventName, eventsIn, FirstOfMinute, maskOf } from './events.ts'
 import { allowedUrl } from './outbound.ts'
+import type { EndpointSealing } from './sealing.ts'
 import { newSigningSecret } from './signature.ts'
 import {
   countEndpoints,
@@ -24,6 +25,7 @@ import {
   insertMessages,
   listDeliveries,
   listEndpoints,
+  oldestDue,
   purgeMessages,
   type Role,
   requeueMessage,
@@ -57,6 +59,7 @@ export type NotificationDeps = {
   readonly wake: () => void
   readonly addressOf: (accountId: string) => Promise<string | null>
   readonly changes: Recorder
+  readonly sealing: EndpointSealing
 }
 
 const MAX_ENDPOINTS = 20
@@ -169,12 +172,17 @@ export class NotificationService {
 
   // Endpoints
 
-  list(accountId: string, role: Role): Promise<Endpoint[]> {
-    return withDatabaseFailure(listEndpoints(this.#deps.database, accountId, role))
+  async list(accountId: string, role: Role): Promise<Endpoint[]> {
+    const found = await withDatabaseFailure(listEndpoints(this.#deps.database, accountId, role))
+    return found.map((endpoint) => this.#deps.sealing.openOrHide(endpoint))
   }
 
   /** @throws DomainError `not_found` */
   async get(accountId: string, role: Role, endpointId: string): Promise<Endpoint> {
+    return this.#deps.sealing.openOrHide(await this.#stored(accountId, role, endpointId))
+  }
+
+  async #stored(accountId: string, role: Role, endpointId: string): Promise<Endpoint> {
     const found = isUuid(endpointId)
       ? await withDatabaseFailure(findEndpoint(this.#deps.database, accountId, role, endpointId))
       : undefined
@@ -203,10 +211,11 @@ export class NotificationService {
       verifiedMs: null,
     }
     // Taken up after an interruption: the first run has made it, and its secret was stored with it.
+    const sealed = this.#deps.sealing.seal(row, row)
     const made = await withDatabaseFailure(
-      editEndpoint(database, accountId, { kind: 'insert', row }, this.#recorded(call.caller, 'created')),
+      editEndpoint(database, accountId, { kind: 'insert', row: sealed }, this.#recorded(call.caller, 'created')),
     )
-    return made ?? this.get(accountId, wanted.role, call.operationId)
+    return made ? row : this.get(accountId, wanted.role, call.operationId)
   }
 
   /** @throws DomainError `not_found`, `invalid_webhook_url` */
@@ -214,10 +223,11 @@ export class NotificationService {
     const before = await this.get(accountId, role, endpointId)
     if (change.target !== undefined && before.kind !== 'telegram') this.#checkUrl(change.target)
     const verified = change.target === undefined || change.target === before.target ? {} : { verifiedMs: null }
-    const edit = { kind: 'update', role, endpointId, change: { ...change, ...verified } } as const
-    const after = await withDatabaseFailure(editEndpoint(this.#deps.database, accountId, edit, this.#recorded(caller, 'changed')))
+    const { sealing, database } = this.#deps
+    const edit = { kind: 'update', role, endpointId, change: { ...sealing.seal(before, change), ...verified } } as const
+    const after = await withDatabaseFailure(editEndpoint(database, accountId, edit, this.#recorded(caller, 'changed')))
     if (after === undefined) throw notFound(role)
-    return after
+    return sealing.openOrHide(after)
   }
 
   /** Queued messages to it are dropped with it. @throws DomainError `not_found` */
@@ -231,7 +241,7 @@ export class NotificationService {
   async test(accountId: string, role: Role, endpointId: string): Promise<Result> {
     const { clock, database, delivery } = this.#deps
     const isMail = role === 'channel' && endpointId === EMAIL_CHANNEL
-    const endpoint = isMail ? null : await this.get(accountId, role, endpointId)
+    const endpoint = isMail ? null : await this.#stored(accountId, role, endpointId)
     const atMs = clock.now()
     const result = await delivery.deliver(
       {
@@ -274,6 +284,12 @@ export class NotificationService {
     this.wake()
   }
 
+  /** How long the oldest message that is due has been waiting, ms; 0 when nothing is. */
+  async lag_ms(): Promise<number> {
+    const oldestMs = await withDatabaseFailure(oldestDue(this.#deps.database))
+    return oldestMs === null ? 0 : Math.max(0, this.#deps.clock.now() - oldestMs)
+  }
+
   /** Housekeeping: forgets at most `limit` deliveries that were finished long ago. */
   purge(limit: number): Promise<void> {
     return purgeMessages(this.#deps.database, this.#deps.clock.now() - SENT_KEPT_MS, limit)
@@ -282,7 +298,8 @@ export class NotificationService {
   /** For the audit trail. The address of a channel may be a secret itself, so only its host is told. */
   #recorded(caller: Caller, what: 'created' | 'changed' | 'deleted') {
     return async (runner: Runner, endpoint: Endpoint): Promise<void> => {
-      const { accountId, endpointId, role, kind, name, target, enabled, eventMask, thresholds } = endpoint
+      const { accountId, endpointId, role, kind, name, target, enabled, eventMask, thresholds } =
+        this.#deps.sealing.openOrHide(endpoint)
       const atMs = this.#deps.clock.now()
       const host = kind !== 'telegram' && URL.canParse(target) ? new URL(target).host : null
       const data = {

@@ -232,6 +232,66 @@ export interface paths {
     patch?: never
     trace?: never
   }
+  '/v1/approval': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    /**
+     * List approval requests
+     * @description The requests of the account to its people, newest first, with what was decided. A key that is bound to an agent sees those of its path. Decided ones are kept for 90 days.
+     */
+    get: operations['list_approvals']
+    put?: never
+    post?: never
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
+  '/v1/approval/decide/{approval_ref}': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    get?: never
+    put?: never
+    /**
+     * Decide an approval request
+     * @description Approves or denies a pending request of the account, as the page behind the approval link does. The first decision stands and is what the answer shows.
+     */
+    post: operations['decide_approval']
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
+  '/v1/dashboard': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    /**
+     * Show the dashboard
+     * @description Quota, every agent with its caps and spend, the burn against the tightest cap with a forecast, pending approvals and the latest decisions. Shows a chart in clients that can. A key bound to an agent sees its own path.
+     */
+    get: operations['view_dashboard']
+    put?: never
+    post?: never
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
   '/v1/account': {
     parameters: {
       query?: never
@@ -367,6 +427,30 @@ export interface paths {
      * @description No approval mail is sent any more.
      */
     delete: operations['delete_notification_email']
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
+  '/v1/account/settings': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    /**
+     * Read the account settings
+     * @description Who decides approvals.
+     */
+    get: operations['get_settings']
+    /**
+     * Change the account settings
+     * @description Holds for approvals that are requested from now on.
+     */
+    put: operations['update_settings']
+    post?: never
+    delete?: never
     options?: never
     head?: never
     patch?: never
@@ -1219,7 +1303,7 @@ export interface components {
     RequestApprovalResult: {
       /** @description Give it to check_approval */
       approval_id: string
-      /** @description The page for the human. Whoever has it can decide. */
+      /** @description The page for the human. Whoever has it can decide, unless the account lets only its owner decide (approval_links). */
       approval_url: string
       /** @description Unix milliseconds */
       expires_at: number
@@ -1227,6 +1311,11 @@ export interface components {
       notification: {
         [key: string]: 'sent' | 'queued' | 'no_address' | 'skipped_no_config' | 'failed'
       }
+      /**
+       * @description Only where the page was opened by the MCP client: what the human decided there so far
+       * @enum {string}
+       */
+      decision?: 'pending' | 'approved' | 'denied' | 'timeout'
     }
     CheckApprovalResult: {
       approval_id: string
@@ -1242,6 +1331,131 @@ export interface components {
       responder?: string
       /** @description Unix milliseconds */
       decided_at?: number
+    }
+    ListApprovalsResult: {
+      approvals: {
+        /** @description Names the request in the account. Unlike the approval_id it decides nothing by itself. */
+        approval_ref: string
+        /** @enum {string} */
+        decision: 'pending' | 'approved' | 'denied' | 'timeout'
+        agent_id: string
+        action_summary: string
+        /** @description Unix milliseconds */
+        created_at: number
+        /** @description Unix milliseconds */
+        expires_at: number
+        /** @description How the answer came */
+        responder?: string
+        /** @description Unix milliseconds */
+        decided_at?: number
+        /** @description What approving would change now; null for nothing, or once decided */
+        effect: string | null
+        /** @description Hand it to decide_approval, so that nothing is approved but what was shown */
+        terms: string | null
+      }[]
+      /** @description Give it as before to read on; null at the end */
+      next_before: string | null
+    }
+    DecideApprovalResult: {
+      /** @description Names the request in the account. Unlike the approval_id it decides nothing by itself. */
+      approval_ref: string
+      /** @enum {string} */
+      decision: 'pending' | 'approved' | 'denied' | 'timeout'
+      agent_id: string
+      action_summary: string
+      /** @description Unix milliseconds */
+      created_at: number
+      /** @description Unix milliseconds */
+      expires_at: number
+      /** @description How the answer came */
+      responder?: string
+      /** @description Unix milliseconds */
+      decided_at?: number
+      /** @description What approving would change now; null for nothing, or once decided */
+      effect: string | null
+      /** @description Hand it to decide_approval, so that nothing is approved but what was shown */
+      terms: string | null
+    }
+    ViewDashboardResult: {
+      /** @description Unix milliseconds */
+      generated_at: number
+      /** @description Governance operations left */
+      operations_remaining: number
+      operations_used_24h: number
+      /** @description Agents with a cap or with spend in the last day, parents before children */
+      agents: {
+        agent_id: string
+        /** @description How many of the envelopes above it are listed */
+        depth: number
+        /** @description None for an agent that has no cap of its own */
+        limits: {
+          /** @enum {string} */
+          window: 'hourly' | 'daily' | 'weekly' | 'monthly' | 'session'
+          /** @description One-off raises included */
+          limit_usd: number
+          /** @description Without them */
+          cap_usd: number
+          /** @description US dollars, rounded to 6 places */
+          spent_usd: number
+          /** @description US dollars, rounded to 6 places */
+          remaining_usd: number
+          /** @description Unix milliseconds */
+          reset_at: number
+        }[]
+        /** @description US dollars, rounded to 6 places */
+        spent_24h_usd: number
+        approved_24h: number
+      }[]
+      /** @description How many there are, of at most 500 envelopes that are looked at */
+      agents_in_all: number
+      /** @description The spend against one cap, over time */
+      burn: {
+        agent_id: string
+        /** @description The window whose cap is in limit_usd; null without a cap */
+        window: ('hourly' | 'daily' | 'weekly' | 'monthly' | 'session') | null
+        limit_usd: number | null
+        /** @description US dollars, rounded to 6 places */
+        spent_usd: number
+        /** @description Unix milliseconds */
+        from: number
+        /** @description Unix milliseconds */
+        to: number
+        /** @description Spent since the window began, ascending in time */
+        points: {
+          /** @description Unix milliseconds */
+          at: number
+          /** @description US dollars, rounded to 6 places */
+          spent_usd: number
+        }[]
+        /** @description US dollars, rounded to 6 places */
+        rate_usd_per_hour: number
+        /** @description Spent at `to`, if it goes on like this */
+        forecast_usd: number
+        /** @description When the cap is reached if it goes on like this; null: not before `to` */
+        limit_reached_at: number | null
+      }
+      approvals: {
+        approval_ref: string
+        agent_id: string
+        action_summary: string
+        effect: string | null
+        /** @description Unix milliseconds */
+        expires_at: number
+      }[]
+      /** @description The newest first */
+      decisions: {
+        id: string
+        /** @description Unix milliseconds */
+        at: number
+        /** @enum {string} */
+        kind: 'approved' | 'denied' | 'change'
+        agent_id: string | null
+        /** @description The model, or what was changed */
+        subject: string
+        /** @description US dollars, rounded to 6 places */
+        amount_usd: number
+        detail: string
+      }[]
     }
     CreateAccountResult: {
       /** @description Shown once. Store it now: only its hash is kept. */
@@ -1355,6 +1569,20 @@ export interface components {
     DeleteNotificationEmailResult: {
       /** @constant */
       ok: true
+    }
+    GetSettingsResult: {
+      /**
+       * @description Who is given a link that decides an approval. agent: whoever asked, to hand it to a human. owner: the account's channels and dashboard alone; a key of scope agent gets a link that only shows the request, so that an agent cannot approve its own.
+       * @enum {string}
+       */
+      approval_links: 'agent' | 'owner'
+    }
+    UpdateSettingsResult: {
+      /**
+       * @description Who is given a link that decides an approval. agent: whoever asked, to hand it to a human. owner: the account's channels and dashboard alone; a key of scope agent gets a link that only shows the request, so that an agent cannot approve its own.
+       * @enum {string}
+       */
+      approval_links: 'agent' | 'owner'
     }
     TopupResult: {
       /** @description Governance operations */
@@ -4146,6 +4374,469 @@ export interface operations {
       }
     }
   }
+  list_approvals: {
+    parameters: {
+      query?: {
+        /**
+         * @description Only those; all when left out
+         * @example pending
+         */
+        state?: 'pending' | 'approved' | 'denied' | 'timeout'
+        /** @description 50 when left out */
+        limit?: number
+        /** @description An approval_ref: only older requests than that one */
+        before?: string
+      }
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    requestBody?: never
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "approvals": [
+           *         {
+           *           "approval_ref": "019ab5c4-8f3e-7c21-b6d0-5a9e1f7c3b28",
+           *           "decision": "pending",
+           *           "agent_id": "crawler",
+           *           "action_summary": "Crawl 400 more pages of the archive",
+           *           "created_at": 1763812800000,
+           *           "expires_at": 1763813700000,
+           *           "effect": "raises crawler from $5.00 to $10.00 a day; $1.17 is spent",
+           *           "terms": "5000000000.0"
+           *         }
+           *       ],
+           *       "next_before": null
+           *     }
+           */
+          'application/json': components['schemas']['ListApprovalsResult']
+        }
+      }
+      /** @description `invalid_params` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params'
+          }
+        }
+      }
+      /** @description `missing_api_key`, `invalid_api_key` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'missing_api_key' | 'invalid_api_key'
+          }
+        }
+      }
+      /** @description `forbidden` */
+      403: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'forbidden'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable'
+          }
+        }
+      }
+    }
+  }
+  decide_approval: {
+    parameters: {
+      query?: never
+      header?: {
+        /** @description Makes the call safe to repeat: the first response is stored and replayed for 24 hours */
+        'Idempotency-Key'?: string
+      }
+      path: {
+        /** @example 019ab5c4-8f3e-7c21-b6d0-5a9e1f7c3b28 */
+        approval_ref: string
+      }
+      cookie?: never
+    }
+    requestBody: {
+      content: {
+        /**
+         * @example {
+         *       "decision": "approved",
+         *       "terms": "5000000000.0"
+         *     }
+         */
+        'application/json': {
+          /** @enum {string} */
+          decision: 'approved' | 'denied'
+          /** @description From list_approvals; without it, what was asked for originally is decided on */
+          terms?: string
+        }
+      }
+    }
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Idempotent-Replayed': components['headers']['Replayed']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "approval_ref": "019ab5c4-8f3e-7c21-b6d0-5a9e1f7c3b28",
+           *       "decision": "approved",
+           *       "agent_id": "crawler",
+           *       "action_summary": "Crawl 400 more pages of the archive",
+           *       "created_at": 1763812800000,
+           *       "expires_at": 1763813700000,
+           *       "effect": null,
+           *       "terms": null,
+           *       "responder": "key owner",
+           *       "decided_at": 1763812842000
+           *     }
+           */
+          'application/json': components['schemas']['DecideApprovalResult']
+        }
+      }
+      /** @description `invalid_params`, `invalid_json` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params' | 'invalid_json'
+          }
+        }
+      }
+      /** @description `missing_api_key`, `invalid_api_key` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'missing_api_key' | 'invalid_api_key'
+          }
+        }
+      }
+      /** @description `forbidden` */
+      403: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'forbidden'
+          }
+        }
+      }
+      /** @description `approval_not_found` */
+      404: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'approval_not_found'
+          }
+        }
+      }
+      /** @description `idempotency_conflict`, `approval_changed` */
+      409: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_conflict' | 'approval_changed'
+          }
+        }
+      }
+      /** @description `payload_too_large` */
+      413: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'payload_too_large'
+          }
+        }
+      }
+      /** @description `unsupported_media_type` */
+      415: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unsupported_media_type'
+          }
+        }
+      }
+      /** @description `idempotency_mismatch` */
+      422: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_mismatch'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable'
+          }
+        }
+      }
+    }
+  }
+  view_dashboard: {
+    parameters: {
+      query?: {
+        /**
+         * @description Whose burn to draw; the one closest to its cap when left out
+         * @example crawler
+         */
+        agent_id?: string
+      }
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    requestBody?: never
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "generated_at": 1763812800000,
+           *       "operations_remaining": 961,
+           *       "operations_used_24h": 39,
+           *       "agents": [
+           *         {
+           *           "agent_id": "crawler",
+           *           "depth": 0,
+           *           "limits": [
+           *             {
+           *               "window": "daily",
+           *               "limit_usd": 5,
+           *               "cap_usd": 5,
+           *               "spent_usd": 1.17,
+           *               "remaining_usd": 3.83,
+           *               "reset_at": 1763856000000
+           *             }
+           *           ],
+           *           "spent_24h_usd": 1.17,
+           *           "approved_24h": 39
+           *         }
+           *       ],
+           *       "agents_in_all": 1,
+           *       "burn": {
+           *         "agent_id": "crawler",
+           *         "window": "daily",
+           *         "limit_usd": 5,
+           *         "spent_usd": 1.17,
+           *         "from": 1763769600000,
+           *         "to": 1763856000000,
+           *         "points": [
+           *           {
+           *             "at": 1763769600000,
+           *             "spent_usd": 0
+           *           },
+           *           {
+           *             "at": 1763812800000,
+           *             "spent_usd": 1.17
+           *           }
+           *         ],
+           *         "rate_usd_per_hour": 0.09,
+           *         "forecast_usd": 2.25,
+           *         "limit_reached_at": null
+           *       },
+           *       "approvals": [
+           *         {
+           *           "approval_ref": "019ab5c4-8f3e-7c21-b6d0-5a9e1f7c3b28",
+           *           "agent_id": "crawler",
+           *           "action_summary": "Crawl 400 more pages of the archive",
+           *           "effect": "raises crawler from $5.00 to $10.00 a day; $1.17 is spent",
+           *           "expires_at": 1763813700000
+           *         }
+           *       ],
+           *       "decisions": [
+           *         {
+           *           "id": "019ab5c4-c0de-7f10-9a3b-2d5e8c7f1a44",
+           *           "at": 1763812796000,
+           *           "kind": "approved",
+           *           "agent_id": "crawler",
+           *           "subject": "claude-sonnet-4-6",
+           *           "amount_usd": 0.03,
+           *           "detail": "open"
+           *         }
+           *       ]
+           *     }
+           */
+          'application/json': components['schemas']['ViewDashboardResult']
+        }
+      }
+      /** @description `invalid_params` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params'
+          }
+        }
+      }
+      /** @description `missing_api_key`, `invalid_api_key` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'missing_api_key' | 'invalid_api_key'
+          }
+        }
+      }
+      /** @description `forbidden` */
+      403: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'forbidden'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable'
+          }
+        }
+      }
+    }
+  }
   get_account: {
     parameters: {
       query?: never
@@ -5488,6 +6179,20 @@ export interface operations {
           }
         }
       }
+      /** @description `rate_limited` */
+      429: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'rate_limited'
+          }
+        }
+      }
       /** @description `internal_error` */
       500: {
         headers: {
@@ -5543,6 +6248,262 @@ export interface operations {
            *     }
            */
           'application/json': components['schemas']['DeleteNotificationEmailResult']
+        }
+      }
+      /** @description `invalid_params`, `invalid_json` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params' | 'invalid_json'
+          }
+        }
+      }
+      /** @description `missing_api_key`, `invalid_api_key` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'missing_api_key' | 'invalid_api_key'
+          }
+        }
+      }
+      /** @description `forbidden` */
+      403: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'forbidden'
+          }
+        }
+      }
+      /** @description `idempotency_conflict` */
+      409: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_conflict'
+          }
+        }
+      }
+      /** @description `payload_too_large` */
+      413: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'payload_too_large'
+          }
+        }
+      }
+      /** @description `unsupported_media_type` */
+      415: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unsupported_media_type'
+          }
+        }
+      }
+      /** @description `idempotency_mismatch` */
+      422: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_mismatch'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable'
+          }
+        }
+      }
+    }
+  }
+  get_settings: {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    requestBody?: never
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "approval_links": "agent"
+           *     }
+           */
+          'application/json': components['schemas']['GetSettingsResult']
+        }
+      }
+      /** @description `invalid_params` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params'
+          }
+        }
+      }
+      /** @description `missing_api_key`, `invalid_api_key` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'missing_api_key' | 'invalid_api_key'
+          }
+        }
+      }
+      /** @description `forbidden` */
+      403: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'forbidden'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable'
+          }
+        }
+      }
+    }
+  }
+  update_settings: {
+    parameters: {
+      query?: never
+      header?: {
+        /** @description Makes the call safe to repeat: the first response is stored and replayed for 24 hours */
+        'Idempotency-Key'?: string
+      }
+      path?: never
+      cookie?: never
+    }
+    requestBody: {
+      content: {
+        /**
+         * @example {
+         *       "approval_links": "owner"
+         *     }
+         */
+        'application/json': {
+          /**
+           * @description Who is given a link that decides an approval. agent: whoever asked, to hand it to a human. owner: the account's channels and dashboard alone; a key of scope agent gets a link that only shows the request, so that an agent cannot approve its own.
+           * @enum {string}
+           */
+          approval_links: 'agent' | 'owner'
+        }
+      }
+    }
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Idempotent-Replayed': components['headers']['Replayed']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "approval_links": "owner"
+           *     }
+           */
+          'application/json': components['schemas']['UpdateSettingsResult']
         }
       }
       /** @description `invalid_params`, `invalid_json` */

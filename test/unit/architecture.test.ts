@@ -22,8 +22,11 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   audit: ['core', 'db', 'budgets'],
   metrics: ['core', 'db', 'budgets'],
   proxy: ['core', 'budgets', 'rate', 'prices'],
+  usage: ['core', 'db'],
+  dashboard: ['core', 'accounts', 'budgets', 'approvals', 'usage'],
+  status: ['core'],
   transport: ['core', 'accounts', 'budgets', 'rate', 'idempotency', 'prices', 'billing', 'approvals', 'notifications', 'proxy'],
-  pages: ['core', 'accounts', 'budgets', 'rate', 'prices', 'billing', 'approvals'],
+  pages: ['core', 'accounts', 'budgets', 'rate', 'prices', 'billing', 'approvals', 'notifications', 'dashboard', 'status'],
 }
 
 /** Files that stay inside their room: how it stores things is nobody else's business. */
