@@ -131,7 +131,7 @@ export const listEnvelopes = defineOperation({
   access: { kind: 'key', scopes: ['owner', 'agent', 'read'] },
   input: z.object({
     limit: z.coerce.number().int().min(1).max(MAX_LISTED).optional().describe(`How many at most; ${MAX_LISTED} when left out`),
-    after: z.string().max(128).optional().describe('The next of the page before'),
+    after: text(0, 128).optional().describe('The next of the page before'),
   }),
   output: z.object({ envelopes: z.array(envelopeView), next: z.string().optional() }),
   async run({ budgets }: BudgetDeps, { limit, after }, { caller }) {
