@@ -39,6 +39,14 @@ export type ClearRequest = {
   /** A clearance when absent. */
   readonly holdKind?: HoldKind
 }
+/** A call that is about to be forwarded. */
+export type Reservation = {
+  readonly agentId: string
+  readonly model: string
+  readonly estimate: Nanousd
+  readonly rates: TokenRates
+  readonly hold_ms: number
+}
 /** Something bought that is no model call, at a known price. */
 export type Purchase = {
   readonly agentId: string
@@ -125,6 +133,24 @@ export class BudgetService {
     return outcome.approved ? outcome : refusalOf(outcome, purchase.cost, 0)
   }
 
+  /** Holds the most that a forwarded call can cost. Its caller prices it, since only he knows the whole call. */
+  async reserve(accountId: string, call: CallId, request: Reservation): Promise<Approval | Refusal> {
+    const { agentId, model, estimate, rates, hold_ms } = request
+    const outcome = await this.#engine.submit(accountId, {
+      kind: 'clear',
+      id: call.operationId,
+      resumed: call.resumed,
+      agentId,
+      path: pathOf(agentId),
+      model,
+      estimate,
+      rates,
+      hold_ms,
+      holdKind: HOLD_KIND.reservation,
+    })
+    return outcome.approved ? outcome : refusalOf(outcome, estimate, 0)
+  }
+
   /**
    * Keeps the reservation of a running call from expiring.
    * @returns false when it is no longer open
@@ -136,15 +162,16 @@ export class BudgetService {
 
   /**
    * Settles a reservation with what the call really used, also after its expiry: only who forwards a call knows its end.
-   * @param detail how the usage is known, for the ledger
+   * @param request `cost`: what the call costs, where the usage at the reservation's prices does not say it; `detail`: how the usage is
+   * known, for the ledger
    * @throws DomainError `no_pending_clearance` when it was released
    */
   async settleReservation(
     accountId: string,
     call: CallId,
-    request: { agentId: string; reservationId: string; usage: Usage; detail: string },
+    request: { agentId: string; reservationId: string; usage: Usage; cost?: Nanousd; detail: string },
   ): Promise<Resolved> {
-    const { agentId, reservationId, usage, detail } = request
+    const { agentId, reservationId, usage, cost, detail } = request
     const outcome = await this.#engine.submit(accountId, {
       kind: 'settle',
       id: call.operationId,
@@ -153,6 +180,7 @@ export class BudgetService {
       path: pathOf(agentId),
       holdId: reservationId,
       usage,
+      ...(cost !== undefined && { cost }),
       holdKind: HOLD_KIND.reservation,
       detail,
     })

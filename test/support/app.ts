@@ -68,6 +68,7 @@ type Options<C extends Clock> = {
   clock?: C
   config?: Partial<{ [Name in keyof Config]: Config[Name] | undefined }>
   start?: boolean
+  proxy?: NonNullable<AppOptions['proxy']>
   tracing?: NonNullable<AppDeps['tracing']>
   live?: AppOptions['live']
 }
@@ -92,7 +93,11 @@ export async function openTestApp<C extends Clock = ManualClock>(
   const app = createApp(
     config,
     { database, clock, log, ...(options.tracing && { tracing: options.tracing }) },
-    { checkResults: true, ...(options.live && { live: options.live }) },
+    {
+      checkResults: true,
+      ...(options.proxy && { proxy: options.proxy }),
+      ...(options.live && { live: options.live }),
+    },
   )
   if (options.start) await app.start()
   const api = apiOf(app)

@@ -21,10 +21,11 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   approvals: ['core', 'db', 'accounts', 'budgets', 'notifications'],
   audit: ['core', 'db', 'budgets'],
   metrics: ['core', 'db', 'budgets'],
+  proxy: ['core', 'budgets', 'rate', 'prices'],
   usage: ['core', 'db'],
   dashboard: ['core', 'accounts', 'budgets', 'approvals', 'usage'],
   status: ['core'],
-  transport: ['core', 'accounts', 'budgets', 'rate', 'idempotency', 'prices', 'billing', 'approvals', 'notifications'],
+  transport: ['core', 'accounts', 'budgets', 'rate', 'idempotency', 'prices', 'billing', 'approvals', 'notifications', 'proxy'],
   pages: ['core', 'accounts', 'budgets', 'rate', 'prices', 'billing', 'approvals', 'notifications', 'dashboard', 'status'],
 }
 
