@@ -13,12 +13,15 @@ import { paidOperations, topupVerify } from './billing/operations.ts'
 import { BillingService } from './billing/service.ts'
 import { billingSettings } from './billing-settings.ts'
 import { DecisionEngine } from './budgets/engine.ts'
+import { loopCounts, purgeLoops } from './budgets/loops.store.ts'
 import { BudgetService } from './budgets/service.ts'
 import { type Config, ConfigError } from './config.ts'
 import type { Clock } from './core/clock.ts'
 import type { Log } from './core/log.ts'
 import { type Caller, createExecutor, type Execute } from './core/operation.ts'
 import type { Database } from './db/client.ts'
+import { OutageBook } from './governance/outage.ts'
+import type { GovernanceSource } from './governance/source.ts'
 import { IdempotencyService } from './idempotency/service.ts'
 import { DecisionEvents } from './notifications/decisions.ts'
 import { Delivery } from './notifications/delivery.ts'
@@ -33,6 +36,7 @@ import { mountPay } from './pages/pay-routes.tsx'
 import { payScript } from './pages/pay-script.ts'
 import { type Catalogue, createCatalogue, operatorPricesSchema } from './prices/catalogue.ts'
 import { RateService } from './rate/service.ts'
+import { BookingService } from './resources/service.ts'
 import { Authenticator } from './transport/auth.ts'
 import { mountDiscovery, originOf } from './transport/discovery.ts'
 import { clientAddress, errorResponse, type HttpContext, type HttpEnv, requestIdOf } from './transport/http.ts'
@@ -40,6 +44,8 @@ import { mountMcp } from './transport/mcp.ts'
 import { openApiDocument } from './transport/openapi.ts'
 import { mountRest } from './transport/rest.ts'
 import { mountX402 } from './transport/x402.ts'
+import { AgentSightings } from './usage/store.ts'
+import { UsageService } from './usage/service.ts'
 import { VERSION } from './version.ts'
 
 const QUEUE = { maxBatch: 512, maxQueue: 10_000 }
@@ -47,13 +53,21 @@ const QUEUE = { maxBatch: 512, maxQueue: 10_000 }
 const BODY_LIMIT_BYTES = 64 * 1024
 const HOUSEKEEPING_MS = 60_000
 const PURGE_ROWS = 5_000
+/** Loop counts are the rows that come and go fastest. */
+const LOOP_PURGE_ROWS = 50_000
 /** How often unanswered approvals are made final, and at most how many at once. */
 const EXPIRE_MS = 5_000
 const EXPIRE_ROWS = 200
 /** How long messages under way may take to end when the process stops. */
 const OUTBOX_DRAIN_MS = 3_000
 
-export type AppDeps = { readonly database: Database; readonly clock: Clock; readonly log: Log }
+export type AppDeps = {
+  readonly database: Database
+  readonly clock: Clock
+  readonly log: Log
+  /** The governance file; without it there are no rules but the accounts' own. */
+  readonly governance?: GovernanceSource
+}
 export type AppOptions = { readonly checkResults?: boolean; readonly outbox?: Partial<WorkerOptions> }
 
 export type App = {
@@ -62,6 +76,8 @@ export type App = {
   readonly engine: DecisionEngine
   readonly keys: KeyResolver
   readonly billing: BillingService
+  /** What was allowed while the database was away; absent without a governance file. */
+  readonly outage: OutageBook | undefined
   readonly execute: Execute<OperationDeps>
   /** Begins background work: following revocations, purging what has expired. */
   start(): Promise<void>
@@ -89,10 +105,15 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     { ...deps, delivery, wake, addressOf },
     { allowPrivate: config.OUTBOUND_ALLOW_PRIVATE },
   )
-  const companions = [approvalDecisions, new DecisionEvents({ ...deps, wake })]
-  const engine = new DecisionEngine({ ...deps, companions }, { lanes: config.LANES, ...QUEUE })
-  const budgets = new BudgetService({ ...deps, engine, catalogue })
-  const keys = new KeyResolver(deps, QUEUE)
+  const { governance } = deps
+  const policy = () => governance?.policy ?? null
+  const companions = [approvalDecisions, new DecisionEvents({ ...deps, wake }), new AgentSightings(), loopCounts]
+  const engine = new DecisionEngine({ ...deps, companions, policy }, { lanes: config.LANES, ...QUEUE })
+  const budgets = new BudgetService({ ...deps, engine, catalogue, policy })
+  const outage = governance && new OutageBook({ ...deps, governance, book: budgets.bookAfterwards.bind(budgets) }, config.RGF_JOURNAL_DIR)
+  const bookings = new BookingService({ budgets, outage: outage ?? { allow: async () => false } })
+  const usage = new UsageService({ ...deps, budgets })
+  const keys = new KeyResolver(deps, { ...QUEUE, trustKnown: () => governance?.failSafe === 'allow' })
   const accounts = new AccountService(
     { ...deps, keys, quota: budgets, events: notifications },
     { trialOps: config.SIGNUP_TRIAL_OPS },
@@ -122,6 +143,8 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
   const approvals = new ApprovalService({ ...deps, budgets, notifications, waiters })
   const operationDeps: OperationDeps = {
     budgets,
+    bookings,
+    usage,
     accounts,
     billing,
     rates,
@@ -157,7 +180,8 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     },
   )
   const document = openApiDocument(operations, { version: VERSION })
-  mountDiscovery(app, { operations, document, ping: deps.database.ping, log }, { version: VERSION, origin })
+  const governanceFile = () => (governance === undefined || governance.status.problems.length === 0 ? 'ok' : 'unusable')
+  mountDiscovery(app, { operations, document, ping: deps.database.ping, governanceFile, log }, { version: VERSION, origin })
   const callFrom = (c: HttpContext, caller: Caller) => ({ caller, ip: clientAddress(c, config.TRUST_PROXY) })
   mountPay(
     app,
@@ -187,6 +211,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     await accounts.purgeThrottles(PURGE_ROWS)
     await notifications.purge(PURGE_ROWS)
     await approvals.purge(PURGE_ROWS)
+    await purgeLoops(deps.database, deps.clock.now(), LOOP_PURGE_ROWS)
   }
   let expiring: NodeJS.Timeout | undefined
   return {
@@ -195,9 +220,12 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     engine,
     keys,
     billing,
+    outage,
     execute,
     async start() {
       await keys.start()
+      governance?.start()
+      outage?.start()
       await waiters.start()
       outbox.start()
       expiring = setInterval(
@@ -221,6 +249,8 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
       clearInterval(expiring)
       await billing.stop()
       await waiters.stop()
+      await governance?.stop()
+      await outage?.stop()
       await engine.settled()
       await notifications.settled()
       // Receivers that hang must not hold up the end: what is cut off is sent again by whoever comes next.

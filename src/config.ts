@@ -77,6 +77,8 @@ const environmentSchema = z.object({
     .transform((value) => value.replace(/\/+$/, ''))
     .default('https://api.telegram.org'),
   OUTBOUND_ALLOW_PRIVATE: flag(false),
+  RGF_FILE: z.string().min(1).optional(),
+  RGF_JOURNAL_DIR: z.string().min(1).default('.gvnr-journal'),
   LOG_LEVEL: z.enum(LOG_LEVELS, `must be one of ${LOG_LEVELS.join(', ')}`).default('info'),
 })
 

@@ -7,6 +7,7 @@ import { AccountCache, type CachedAccount } from './cache.ts'
 import type { Companion } from './companion.ts'
 import { decide } from './decide.ts'
 import { loadMissing } from './load.ts'
+import { noPolicy, type PolicySource } from './policy.ts'
 import type { AccountChange, Command, Outcome, OutcomeOf } from './state.ts'
 import { type LaneSql, lockAccounts, writeChanges } from './store.ts'
 
@@ -42,14 +43,16 @@ export class DecisionEngine {
   readonly #lane: LaneSql
   readonly #clock: Clock
   readonly #companions: readonly Companion[]
+  readonly #policy: PolicySource
   readonly #lanes: Batcher<Item, Outcome>[]
   readonly #cache = new AccountCache()
 
-  constructor(deps: { database: Database; clock: Clock; companions?: readonly Companion[] }, options: EngineOptions) {
+  constructor(deps: { database: Database; clock: Clock; companions?: readonly Companion[]; policy?: PolicySource }, options: EngineOptions) {
     this.#database = deps.database
     this.#lane = { sql: deps.database.laneSql, prepare: deps.database.prepare }
     this.#clock = deps.clock
     this.#companions = deps.companions ?? []
+    this.#policy = deps.policy ?? noPolicy
     this.#lanes = Array.from(
       { length: options.lanes },
       () => new Batcher<Item, Outcome>((items) => this.#runBatch(items), options),
@@ -152,11 +155,12 @@ export class DecisionEngine {
     const outcomes = new Map<string, Outcome[]>()
     const changes: AccountChange[] = []
     const accounts = new Map<string, CachedAccount>()
+    const policy = this.#policy()
     for (const [index, group] of groups.entries()) {
       const ready = loaded[index]
       if (ready === 'moved') outcomes.set(group.accountId, [])
       if (!ready || ready === 'moved') continue
-      const decision = decide(ready.state, ready.commands, now_ms)
+      const decision = decide(ready.state, ready.commands, now_ms, policy)
       outcomes.set(group.accountId, decision.outcomes)
       changes.push(decision.change)
       accounts.set(group.accountId, ready.cached)

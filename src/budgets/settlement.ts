@@ -25,7 +25,15 @@ export function settle(draft: Draft, command: SettleCommand): Resolved | Unresol
   }
   if (hold.state !== HOLD_STATE.open) return repeat(hold, HOLD_STATE.settled)
   if (isExpired(hold, draft.clockMs)) return { error: 'no_pending_clearance', expired: true }
-  return resolve(draft, command.id, hold, HOLD_STATE.settled, actualNanousd(hold.rates, command.usage), command.detail)
+  return resolve(draft, command.id, hold, HOLD_STATE.settled, actualNanousd(hold.rates, command.usage), usageDetail(command))
+}
+
+/** What was used, for the ledger. */
+function usageDetail({ usage, detail }: SettleCommand): string {
+  const { inputTokens, outputTokens, cachedInputTokens } = usage
+  const cached = cachedInputTokens > 0 ? `,"cached_input_tokens":${cachedInputTokens}` : ''
+  const source = detail === undefined ? '' : `,"source":${JSON.stringify(detail)}`
+  return `{"input_tokens":${inputTokens},"output_tokens":${outputTokens}${cached}${source}}`
 }
 
 export function release(draft: Draft, command: ReleaseCommand): Resolved | Unresolved {
