@@ -17,9 +17,9 @@ const present = Object.fromEntries(Object.entries(entries).filter(([, file]) => 
 if (Object.keys(present).length === 0) throw new Error('build: none of the entries exists')
 
 rmSync('dist', { recursive: true, force: true })
-// The script of the pay page runs in browsers.
+// These run in browsers.
 await build({
-  entryPoints: { 'pay.client': 'src/pages/client/pay.ts' },
+  entryPoints: Object.fromEntries(['pay', 'site', 'mcp-app'].map((name) => [`${name}.client`, `src/pages/client/${name}.ts`])),
   outdir: 'dist',
   bundle: true,
   minify: true,

@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Hono } from 'hono'
@@ -5,6 +6,7 @@ import { z } from 'zod'
 import { KeyResolver } from './accounts/keys.ts'
 import { createAccount } from './accounts/operations.ts'
 import { AccountService } from './accounts/service.ts'
+import { SessionService } from './accounts/sessions.ts'
 import { ApprovalService } from './approvals/service.ts'
 import { approvalDecisions } from './approvals/store.ts'
 import { DecisionWaiters } from './approvals/waiters.ts'
@@ -18,7 +20,9 @@ import { BudgetService } from './budgets/service.ts'
 import { type Config, ConfigError } from './config.ts'
 import type { Clock } from './core/clock.ts'
 import type { Log } from './core/log.ts'
-import { type Caller, createExecutor, type Execute } from './core/operation.ts'
+import { type Caller, createExecutor, type Execute, mayCall, type Operation } from './core/operation.ts'
+import { SecretBox, secretKeysOf } from './core/secrets.ts'
+import { DashboardService } from './dashboard/service.ts'
 import type { Database } from './db/client.ts'
 import { OutageBook } from './governance/outage.ts'
 import type { GovernanceSource } from './governance/source.ts'
@@ -27,16 +31,23 @@ import { DecisionEvents } from './notifications/decisions.ts'
 import { Delivery } from './notifications/delivery.ts'
 import { createMailer } from './notifications/mailer.ts'
 import { Outbound } from './notifications/outbound.ts'
+import { EndpointSealing } from './notifications/sealing.ts'
 import { NotificationService } from './notifications/service.ts'
 import { OutboxWorker, type WorkerOptions } from './notifications/worker.ts'
 import { type OperationDeps, operations } from './operations.ts'
 import { mountApprovalPage } from './pages/approve-routes.tsx'
+import { mountDashboard } from './pages/dashboard-routes.tsx'
+import type { LiveOptions } from './pages/live.ts'
+import { mcpAppPage } from './pages/mcp-app.tsx'
 import { mountPages, siteAt } from './pages/mount.tsx'
 import { mountPay } from './pages/pay-routes.tsx'
-import { payScript } from './pages/pay-script.ts'
+import { servedScript } from './pages/script.ts'
+import { mountStatus } from './pages/status-routes.tsx'
 import { type Catalogue, createCatalogue, operatorPricesSchema } from './prices/catalogue.ts'
 import { RateService } from './rate/service.ts'
 import { BookingService } from './resources/service.ts'
+import { StatusService } from './status/service.ts'
+import { statusChecks } from './status-checks.ts'
 import { Authenticator } from './transport/auth.ts'
 import { mountDiscovery, originOf } from './transport/discovery.ts'
 import { clientAddress, errorResponse, type HttpContext, type HttpEnv, requestIdOf } from './transport/http.ts'
@@ -44,13 +55,17 @@ import { mountMcp } from './transport/mcp.ts'
 import { openApiDocument } from './transport/openapi.ts'
 import { mountRest } from './transport/rest.ts'
 import { mountX402 } from './transport/x402.ts'
-import { AgentSightings } from './usage/store.ts'
+import { AgentSightings } from './usage/agents.store.ts'
+import { AgentService } from './usage/agents.ts'
 import { UsageService } from './usage/service.ts'
 import { VERSION } from './version.ts'
 
 const QUEUE = { maxBatch: 512, maxQueue: 10_000 }
 /** Longest body outside the LLM proxy (contract section 1). */
 const BODY_LIMIT_BYTES = 64 * 1024
+/** What one mail address is sent by all accounts together: nobody proves that an address is theirs. */
+const MAILS_PER_HOUR = 60
+const HOUR_MS = 3_600_000
 const HOUSEKEEPING_MS = 60_000
 const PURGE_ROWS = 5_000
 /** Loop counts are the rows that come and go fastest. */
@@ -68,7 +83,11 @@ export type AppDeps = {
   /** The governance file; without it there are no rules but the accounts' own. */
   readonly governance?: GovernanceSource
 }
-export type AppOptions = { readonly checkResults?: boolean; readonly outbox?: Partial<WorkerOptions> }
+export type AppOptions = {
+  readonly checkResults?: boolean
+  readonly outbox?: Partial<WorkerOptions>
+  readonly live?: Partial<LiveOptions>
+}
 
 export type App = {
   readonly fetch: Hono<HttpEnv>['fetch']
@@ -81,6 +100,8 @@ export type App = {
   readonly execute: Execute<OperationDeps>
   /** Begins background work: following revocations, purging what has expired. */
   start(): Promise<void>
+  /** How many dashboards follow events here. */
+  readonly following: () => number
   /** Lets go whoever waits for a decision, so that their connections can end. */
   release(): void
   /** Waits for decisions under way and ends background work. */
@@ -95,14 +116,17 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
   const mailer =
     config.SMTP_URL === undefined || config.MAIL_FROM === undefined ? null : createMailer(config.SMTP_URL, config.MAIL_FROM)
   const addressOf = async (accountId: string): Promise<string | null> => (await accounts.get(accountId)).notificationEmail
+  const mayMail = (address: string) =>
+    accounts.throttle({ subject: `mail:${hashOfAddress(address)}`, max: MAILS_PER_HOUR, window_ms: HOUR_MS, hint: '' })
+  const sealing = new EndpointSealing(new SecretBox(secretKeysOf(config.SECRETS_KEY ?? '') ?? []))
   const delivery = new Delivery(
-    { outbound, mailer, addressOf },
+    { outbound, mailer, addressOf, mayMail, sealing },
     { telegramUrl: config.TELEGRAM_API_URL, mailDomain: domainOf(config.MAIL_FROM) },
   )
   const outbox = new OutboxWorker({ ...deps, delivery }, options.outbox)
   const wake = () => outbox.wake()
   const notifications = new NotificationService(
-    { ...deps, delivery, wake, addressOf },
+    { ...deps, delivery, wake, addressOf, sealing },
     { allowPrivate: config.OUTBOUND_ALLOW_PRIVATE },
   )
   const { governance } = deps
@@ -110,9 +134,9 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
   const companions = [approvalDecisions, new DecisionEvents({ ...deps, wake }), new AgentSightings(), loopCounts]
   const engine = new DecisionEngine({ ...deps, companions, policy }, { lanes: config.LANES, ...QUEUE })
   const budgets = new BudgetService({ ...deps, engine, catalogue, policy })
-  const outage = governance && new OutageBook({ ...deps, governance, book: budgets.bookAfterwards.bind(budgets) }, config.RGF_JOURNAL_DIR)
+  const outage =
+    governance && new OutageBook({ ...deps, governance, book: budgets.bookAfterwards.bind(budgets) }, config.RGF_JOURNAL_DIR)
   const bookings = new BookingService({ budgets, outage: outage ?? { allow: async () => false } })
-  const usage = new UsageService({ ...deps, budgets })
   const keys = new KeyResolver(deps, { ...QUEUE, trustKnown: () => governance?.failSafe === 'allow' })
   const accounts = new AccountService(
     { ...deps, keys, quota: budgets, events: notifications },
@@ -141,16 +165,22 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
   const idempotency = new IdempotencyService(deps, QUEUE)
   const waiters = new DecisionWaiters(deps)
   const approvals = new ApprovalService({ ...deps, budgets, notifications, waiters })
+  const usage = new UsageService(deps)
+  const agents = new AgentService({ ...deps, budgets, usage })
+  const dashboard = new DashboardService({ ...deps, accounts, budgets, approvals, usage })
+  const sessions = new SessionService(deps)
   const operationDeps: OperationDeps = {
     budgets,
     bookings,
-    usage,
+    agents,
+    clock: deps.clock,
     accounts,
     billing,
     rates,
     idempotency,
     catalogue,
     approvals,
+    dashboard,
     notifications,
     fallbackOrigin: config.PUBLIC_URL ?? `http://${config.HOST}:${config.PORT}`,
     limits: { accountsPerHour: config.ACCOUNT_RATE_LIMIT_PER_HOUR },
@@ -170,7 +200,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
   mountRest(app, { operations, execute, auth, log }, limits)
   mountMcp(
     app,
-    { operations, execute, auth, log },
+    { operations, execute, auth, log, views: { dashboard: mcpAppPage() } },
     {
       version: VERSION,
       bindHost: config.HOST,
@@ -180,8 +210,12 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     },
   )
   const document = openApiDocument(operations, { version: VERSION })
-  const governanceFile = () => (governance === undefined || governance.status.problems.length === 0 ? 'ok' : 'unusable')
+  const governanceFile = () => {
+    const { loadedMs, problems } = governance?.status ?? { loadedMs: null, problems: [] }
+    return problems.length > 0 ? ('unusable' as const) : loadedMs === null ? null : ('ok' as const)
+  }
   mountDiscovery(app, { operations, document, ping: deps.database.ping, governanceFile, log }, { version: VERSION, origin })
+  const siteScript = servedScript('site')
   const callFrom = (c: HttpContext, caller: Caller) => ({ caller, ip: clientAddress(c, config.TRUST_PROXY) })
   mountPay(
     app,
@@ -195,14 +229,38 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
         return { credited_ops: Number(body.credited_ops), already: body.already_credited === true }
       },
     },
-    { siteOf: (c) => siteAt(origin(c), VERSION), requestId: requestIdOf, script: payScript },
+    { siteOf: (c) => siteAt(origin(c), VERSION), requestId: requestIdOf, script: servedScript('pay') },
   )
   mountPages(
     app,
     { catalogue, document, origin, requestId: requestIdOf },
-    { version: VERSION, trialOps: config.SIGNUP_TRIAL_OPS },
+    { version: VERSION, trialOps: config.SIGNUP_TRIAL_OPS, script: siteScript },
   )
   mountApprovalPage(app, { approvals, clock: deps.clock, log, origin, requestId: requestIdOf }, { version: VERSION })
+  const dashboardPages = mountDashboard(
+    app,
+    {
+      sessions,
+      callerOf: async (key) => keys.resolve(key),
+      run: (name, { c, caller, token, formId }, input) => {
+        const from = c === null ? { caller, ip: '' } : callFrom(c, caller)
+        // A form that is sent twice does its work once; what it answers is stored under the session's secret.
+        return execute(operationNamed(name), { ...from, idempotencyKey: formId, bearer: token }, input)
+      },
+      mayCall: (name, caller) => mayCall(operationNamed(name).access, caller),
+      marks: (accountIds) => usage.marks(accountIds),
+      log,
+      siteOf: (c) => siteAt(origin(c), VERSION),
+      requestId: requestIdOf,
+      script: siteScript,
+    },
+    { live: options.live ?? {} },
+  )
+  const status = new StatusService({
+    clock: deps.clock,
+    checks: statusChecks({ ...deps, billing, notifications, facilitator: billingSettings(config).facilitator }),
+  })
+  mountStatus(app, { status, siteOf: (c) => siteAt(origin(c), VERSION), requestId: requestIdOf })
   app.onError((error, c) => errorResponse(error, requestIdOf(c), log))
 
   let housekeeping: NodeJS.Timeout | undefined
@@ -212,6 +270,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     await notifications.purge(PURGE_ROWS)
     await approvals.purge(PURGE_ROWS)
     await purgeLoops(deps.database, deps.clock.now(), LOOP_PURGE_ROWS)
+    await sessions.purge(PURGE_ROWS)
   }
   let expiring: NodeJS.Timeout | undefined
   return {
@@ -222,6 +281,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     billing,
     outage,
     execute,
+    following: dashboardPages.following,
     async start() {
       await keys.start()
       governance?.start()
@@ -243,7 +303,10 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
       housekeeping.unref()
       billing.start()
     },
-    release: () => waiters.release(),
+    release() {
+      waiters.release()
+      dashboardPages.release()
+    },
     async stop() {
       clearInterval(housekeeping)
       clearInterval(expiring)
@@ -251,6 +314,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
       await waiters.stop()
       await governance?.stop()
       await outage?.stop()
+      dashboardPages.release()
       await engine.settled()
       await notifications.settled()
       // Receivers that hang must not hold up the end: what is cut off is sent again by whoever comes next.
@@ -262,6 +326,15 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
       await keys.stop()
     },
   }
+}
+
+/** An address as a counter's name: the counters hold no addresses. */
+const hashOfAddress = (address: string): string => createHash('sha256').update(address.toLowerCase()).digest('hex')
+
+function operationNamed(name: string): Operation<OperationDeps> {
+  const found = operations.find((operation) => operation.name === name)
+  if (found === undefined) throw new Error(`there is no operation ${name}`)
+  return found
 }
 
 const isTestFacilitator = (config: Config): boolean => {

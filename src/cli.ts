@@ -6,6 +6,7 @@ import { findSweepable, sweepOne } from './billing/sweep.ts'
 import { verifyBalances as verifyReceived } from './billing/verify.ts'
 import { billingSettings } from './billing-settings.ts'
 import { describeDifference, verifyBalances } from './budgets/verify.ts'
+import { RgfUsageError, rgf } from './cli/rgf.ts'
 import { type Config, ConfigError, readConfig, readSweepKeys } from './config.ts'
 import { isUuid } from './core/ids.ts'
 import { type Database, openDatabase } from './db/client.ts'
@@ -19,6 +20,9 @@ const HELP = `Usage: gvnr <command>
   sweep [--to 0x…] [--min usd] [--send]
                         Move USDC from the accounts' own addresses to the treasury (PAYTO_ADDRESS unless --to says otherwise).
                         Without --send it only says what it would do. Needs DEPOSIT_XPRV and SWEEP_GAS_PRIVATE_KEY to send.
+  rgf check [FILE]      Check a governance file (.rgf): every mistake with its line and column. Ends with 1 when there are any.
+  rgf plan [FILE] [--days N]
+                        Replay the last days (7) under a governance file and print what it would have denied and saved. Reads only.
   help                  This text.
 
 The database is the one that the environment names: DATABASE_URL, else the embedded one in DATA_DIR (.gvnr).
@@ -36,6 +40,12 @@ async function main([command, ...rest]: string[]): Promise<0 | 1 | 2> {
       return await verifyPayments()
     case 'sweep':
       return await sweep(rest)
+    case 'rgf':
+      return await rgf(
+        rest,
+        () => openConfigured(readConfig()),
+        (text) => process.stdout.write(text),
+      )
     case 'help':
     case '--help':
     case '-h':
@@ -134,7 +144,7 @@ main(process.argv.slice(2)).then(
   (error: unknown) => {
     process.exitCode = 2
     if (error instanceof ConfigError) process.stderr.write(`Check the environment.\n${error.message}\n`)
-    else if (error instanceof UsageError) process.stderr.write(error.message)
+    else if (error instanceof UsageError || error instanceof RgfUsageError) process.stderr.write(error.message)
     else process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`)
   },
 )

@@ -2,6 +2,7 @@ import { z } from 'zod'
 import { parseXpub } from './billing/deposits.ts'
 import { parseCdpSecret } from './billing/facilitator.ts'
 import { NETWORK_IDS } from './billing/networks.ts'
+import { secretKeysOf } from './core/secrets.ts'
 
 const LOG_LEVELS = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const
 
@@ -76,6 +77,10 @@ const environmentSchema = z.object({
   TELEGRAM_API_URL: url(['https:', 'http:'])
     .transform((value) => value.replace(/\/+$/, ''))
     .default('https://api.telegram.org'),
+  SECRETS_KEY: z
+    .string()
+    .refine((value) => secretKeysOf(value) !== null, 'must be 32 bytes as 64 hex digits or base64, several separated by commas')
+    .optional(),
   OUTBOUND_ALLOW_PRIVATE: flag(false),
   RGF_FILE: z.string().min(1).optional(),
   RGF_JOURNAL_DIR: z.string().min(1).default('.gvnr-journal'),

@@ -3,6 +3,7 @@ import { type ApprovalDeps, approvalOperations } from './approvals/operations.ts
 import { type BillingDeps, billingOperations } from './billing/operations.ts'
 import { type BudgetDeps, budgetOperations } from './budgets/operations.ts'
 import type { Operation } from './core/operation.ts'
+import { type DashboardOperationDeps, dashboardOperations } from './dashboard/operations.ts'
 import { type IdempotencyDeps, idempotencyOperations } from './idempotency/operations.ts'
 import { channelOperations, type NotificationOperationDeps } from './notifications/operations.ts'
 import { webhookOperations } from './notifications/webhooks.operations.ts'
@@ -20,6 +21,7 @@ export type OperationDeps = AccountDeps &
   IdempotencyDeps &
   PriceDeps &
   ApprovalDeps &
+  DashboardOperationDeps &
   NotificationOperationDeps
 
 /** Everything the product can do. Routes, MCP tools, OpenAPI and the tests of rights are derived from this list. */
@@ -30,6 +32,7 @@ export const operations: readonly Operation<OperationDeps>[] = [
   ...idempotencyOperations,
   ...approvalOperations,
   ...usageOperations,
+  ...dashboardOperations,
   ...accountOperations,
   ...billingOperations,
   ...channelOperations,

@@ -37,7 +37,12 @@ export class KeyResolver {
   readonly #database: Database
   readonly #clock: Clock
   readonly #log: Log
-  readonly #known = new LRUCache<string, Known>({ max: CACHED_KEYS, ttl: KEY_TTL_MS, ttlResolution: TTL_RESOLUTION_MS, noDeleteOnStaleGet: true })
+  readonly #known = new LRUCache<string, Known>({
+    max: CACHED_KEYS,
+    ttl: KEY_TTL_MS,
+    ttlResolution: TTL_RESOLUTION_MS,
+    noDeleteOnStaleGet: true,
+  })
   readonly #trustKnown: () => boolean
   readonly #unknown = new LRUCache<string, true>({ max: UNKNOWN_KEYS, ttl: UNKNOWN_TTL_MS, ttlResolution: TTL_RESOLUTION_MS })
   readonly #lookups: Batcher<Buffer, ApiKeyRow | null>

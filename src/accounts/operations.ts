@@ -1,7 +1,7 @@
 import { z } from 'zod'
 import { DomainError } from '../core/errors.ts'
 import { nanousdFromUsd } from '../core/money.ts'
-import { defineOperation, SCOPES } from '../core/operation.ts'
+import { defineOperation, type RunContext, SCOPES } from '../core/operation.ts'
 import { agentIdSchema, integer, text } from '../core/text.ts'
 import type { AccountService } from './service.ts'
 
@@ -190,6 +190,8 @@ export const revokeKey = defineOperation({
   },
 })
 
+/** Nobody proves that an address is theirs, so nobody may try many. */
+const ADDRESSES_PER_HOUR = 20
 const EMAIL_PATH = '/v1/account/notification-email'
 const ownerOnly = { kind: 'key', scopes: ['owner'] } as const
 /** Deliberately plain: one @, no spaces or control characters, a dot in the domain. The mail server has the last word. */
@@ -205,7 +207,12 @@ export const setNotificationEmail = defineOperation({
   access: ownerOnly,
   input: z.object({ email: z.string() }),
   output: z.object({ ok: z.literal(true), notification_email: z.string() }),
-  errors: ['invalid_email'],
+  errors: ['invalid_email', 'rate_limited'],
+  throttle(_deps: AccountDeps, { caller }: RunContext) {
+    if (caller.kind !== 'key') return null
+    const hint = `At most ${ADDRESSES_PER_HOUR} changes of the address an hour. Wait retry_after_ms.`
+    return { subject: `address:${caller.accountId}`, max: ADDRESSES_PER_HOUR, window_ms: HOUR_MS, hint }
+  },
   async run({ accounts }: AccountDeps, input, { caller }) {
     if (input.email.length > 254 || !input.email.isWellFormed() || !EMAIL.test(input.email))
       throw new DomainError('invalid_email')
@@ -242,6 +249,46 @@ export const deleteNotificationEmail = defineOperation({
   async run({ accounts }: AccountDeps, _input, { caller }) {
     await accounts.setNotificationEmail(caller.accountId, null)
     return { ok: true as const }
+  },
+})
+
+const SETTINGS_PATH = '/v1/account/settings'
+const settingsView = z.object({
+  approval_links: z
+    .enum(['agent', 'owner'])
+    .describe(
+      "Who is given a link that decides an approval. agent: whoever asked, to hand it to a human. owner: the account's channels and dashboard alone; a key of scope agent gets a link that only shows the request, so that an agent cannot approve its own.",
+    ),
+})
+
+export const getSettings = defineOperation({
+  name: 'get_settings',
+  title: 'Read the account settings',
+  description: 'Who decides approvals.',
+  tag: 'Account',
+  method: 'get',
+  path: SETTINGS_PATH,
+  access: { kind: 'key', scopes: ['owner', 'read'] },
+  input: z.object({}),
+  output: settingsView,
+  async run({ accounts }: AccountDeps, _input, { caller }) {
+    return { approval_links: (await accounts.get(caller.accountId)).approvalLinks }
+  },
+})
+
+export const updateSettings = defineOperation({
+  name: 'update_settings',
+  title: 'Change the account settings',
+  description: 'Holds for approvals that are requested from now on.',
+  tag: 'Account',
+  method: 'put',
+  path: SETTINGS_PATH,
+  access: ownerOnly,
+  input: settingsView,
+  output: settingsView,
+  async run({ accounts }: AccountDeps, input, { caller }) {
+    await accounts.setApprovalLinks(caller.accountId, input.approval_links)
+    return input
   },
 })
 
@@ -296,5 +343,7 @@ export const accountOperations = [
   setNotificationEmail,
   getNotificationEmail,
   deleteNotificationEmail,
+  getSettings,
+  updateSettings,
   seedAccount,
 ]

@@ -11,6 +11,7 @@ import {
   type Account,
   type Alongside,
   type ApiKeyRow,
+  type ApprovalLinks,
   countEvent,
   countLiveKeys,
   findAccount,
@@ -22,6 +23,7 @@ import {
   purgeThrottles,
   replaceKeyHash,
   revokeKey,
+  updateApprovalLinks,
   updateNotificationEmail,
 } from './store.ts'
 
@@ -162,6 +164,10 @@ export class AccountService {
 
   async setNotificationEmail(accountId: string, email: string | null): Promise<void> {
     await withDatabaseFailure(updateNotificationEmail(this.#database, accountId, email))
+  }
+
+  async setApprovalLinks(accountId: string, approvalLinks: ApprovalLinks): Promise<void> {
+    await withDatabaseFailure(updateApprovalLinks(this.#database, accountId, approvalLinks))
   }
 
   /** Operator: adds ops to the account that owns a key. @throws DomainError `account_not_found` */

@@ -6,10 +6,13 @@ import { accounts, apiKeys, throttles } from './tables.ts'
 
 export type ApiKeyRow = typeof apiKeys.$inferSelect
 export type NewApiKey = Omit<ApiKeyRow, 'revokedMs' | 'lastUsedMs'>
+/** Who is given a link that decides an approval: whoever asked for it, or the account's people alone. */
+export type ApprovalLinks = 'agent' | 'owner'
 export type Account = {
   readonly accountId: string
   readonly ops: bigint
   readonly notificationEmail: string | null
+  readonly approvalLinks: ApprovalLinks
   readonly createdMs: number
 }
 
@@ -26,14 +29,22 @@ export async function insertAccount(
 }
 
 export async function findAccount({ orm }: Database, accountId: string): Promise<Account | undefined> {
-  const { accountId: id, ops, notificationEmail, createdMs } = accounts
-  const [row] = await orm.select({ accountId: id, ops, notificationEmail, createdMs }).from(accounts).where(eq(id, accountId))
+  const { accountId: id, ops, notificationEmail, approvalLinks, createdMs } = accounts
+  const [row] = await orm
+    .select({ accountId: id, ops, notificationEmail, approvalLinks, createdMs })
+    .from(accounts)
+    .where(eq(id, accountId))
   return row
 }
 
 /** Not part of what decisions read, so the version stays. */
 export async function updateNotificationEmail({ orm }: Database, accountId: string, email: string | null): Promise<void> {
   await orm.update(accounts).set({ notificationEmail: email }).where(eq(accounts.accountId, accountId))
+}
+
+/** Not part of what decisions read, so the version stays. */
+export async function updateApprovalLinks({ orm }: Database, accountId: string, approvalLinks: ApprovalLinks): Promise<void> {
+  await orm.update(accounts).set({ approvalLinks }).where(eq(accounts.accountId, accountId))
 }
 
 /** Keys by hash, in any order; unknown hashes are left out. */

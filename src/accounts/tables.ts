@@ -19,6 +19,10 @@ export const accounts = pgTable(
     /** Bit set of the events that a webhook of the account wants (notifications room); changing it raises `version`. */
     eventMask: integer('event_mask').notNull().default(0),
     notificationEmail: text('notification_email'),
+    /** Who gets a link that decides: whoever asked, or the account's people alone. */
+    approvalLinks: text('approval_links', { enum: ['agent', 'owner'] })
+      .notNull()
+      .default('agent'),
     createdMs: ms('created_ms').notNull(),
   },
   (t) => [check('accounts_ops_not_negative', sql`${t.ops} >= 0`)],
@@ -43,6 +47,27 @@ export const apiKeys = pgTable(
     primaryKey({ columns: [t.accountId, t.keyId] }),
     unique('api_keys_hash').on(t.keyHash),
     index('api_keys_revoked').on(t.revokedMs).where(sql`${t.revokedMs} is not null`),
+  ],
+)
+
+/**
+ * Who is signed in at the dashboard. The cookie's token is stored as its SHA-256 only, and the key it was opened with by its id: a session
+ * can do what the key can and lives no longer than it.
+ */
+export const sessions = pgTable(
+  'sessions',
+  {
+    accountId: uuid('account_id').notNull(),
+    sessionId: uuid('session_id').notNull(),
+    tokenHash: bytea('token_hash').notNull(),
+    keyId: uuid('key_id').notNull(),
+    createdMs: ms('created_ms').notNull(),
+    expiresMs: ms('expires_ms').notNull(),
+  },
+  (t) => [
+    primaryKey({ columns: [t.accountId, t.sessionId] }),
+    unique('sessions_token').on(t.tokenHash),
+    index('sessions_expiry').on(t.expiresMs),
   ],
 )
 

@@ -1,13 +1,16 @@
 import { z } from 'zod'
 import { pathOf } from '../budgets/path.ts'
 import { WINDOWS } from '../budgets/windows.ts'
+import { DomainError } from '../core/errors.ts'
 import { nanousdFromUsd } from '../core/money.ts'
 import { defineOperation, type RunContext } from '../core/operation.ts'
-import { agentIdSchema, integer, queryInteger, text } from '../core/text.ts'
-import type { Approval, ApprovalService } from './service.ts'
+import { agentIdSchema, integer, plainLine, queryInteger, text } from '../core/text.ts'
+import { effectText } from './effect.ts'
+import type { Approval, ApprovalService, ApprovalView } from './service.ts'
 
 export type ApprovalDeps = {
   readonly approvals: ApprovalService
+  readonly accounts: { get(accountId: string): Promise<{ readonly approvalLinks: 'agent' | 'owner' }> }
   /** Origin of links where the transport knows none. */
   readonly fallbackOrigin: string
 }
@@ -17,6 +20,8 @@ const DEFAULT_TTL_SECONDS = 600
 const MAX_WAIT_SECONDS = 30
 const REQUESTS_PER_MINUTE = 30
 const MINUTE_MS = 60_000
+const MAX_LISTED = 100
+const DEFAULT_LISTED = 50
 const unixMs = z.number().int().describe('Unix milliseconds')
 const limitUsd = z.number().gt(0).max(1_000_000)
 const windowSchema = z.enum(WINDOWS)
@@ -79,11 +84,19 @@ export const requestApproval = defineOperation({
   },
   output: z.object({
     approval_id: z.string().describe('Give it to check_approval'),
-    approval_url: z.string().describe('The page for the human. Whoever has it can decide.'),
+    approval_url: z
+      .string()
+      .describe(
+        'The page for the human. Whoever has it can decide, unless the account lets only its owner decide (approval_links).',
+      ),
     expires_at: unixMs,
     notification: z
       .record(z.string(), z.enum(['sent', 'queued', 'no_address', 'skipped_no_config', 'failed']))
       .describe('Per channel'),
+    decision: z
+      .enum(['pending', 'approved', 'denied', 'timeout'])
+      .optional()
+      .describe('Only where the page was opened by the MCP client: what the human decided there so far'),
   }),
   errors: [
     'invalid_agent_id',
@@ -100,14 +113,18 @@ export const requestApproval = defineOperation({
     const hint = `At most ${REQUESTS_PER_MINUTE} approval requests a minute for one account. Wait retry_after_ms.`
     return { subject: `approval:${caller.accountId}`, max: REQUESTS_PER_MINUTE, window_ms: MINUTE_MS, hint }
   },
-  async run({ approvals, fallbackOrigin }: ApprovalDeps, input, context) {
+  async run({ approvals, accounts, fallbackOrigin }: ApprovalDeps, input, context) {
     const { grant } = input
+    const { caller } = context
+    // An agent that holds a deciding link could answer its own request.
+    const askerMayDecide = caller.scope !== 'agent' || (await accounts.get(caller.accountId)).approvalLinks === 'agent'
     const usd = grant?.limit_usd ?? grant?.extra_usd
-    const requested = await approvals.request(context.caller.accountId, context, context.origin?.() ?? fallbackOrigin, {
+    const requested = await approvals.request(caller.accountId, context, context.origin?.() ?? fallbackOrigin, {
       agentId: input.agent_id,
       actionSummary: input.action_summary,
       ttl_ms: (input.ttl_seconds ?? DEFAULT_TTL_SECONDS) * 1000,
       channels: input.channels ?? null,
+      askerMayDecide,
       raise:
         grant === undefined || usd === undefined
           ? null
@@ -174,4 +191,70 @@ export const checkApproval = defineOperation({
   },
 })
 
-export const approvalOperations = [requestApproval, checkApproval]
+const approvalView = z.object({
+  approval_ref: z.string().describe('Names the request in the account. Unlike the approval_id it decides nothing by itself.'),
+  ...decisionView,
+  effect: z.string().nullable().describe('What approving would change now; null for nothing, or once decided'),
+  terms: z.string().nullable().describe('Hand it to decide_approval, so that nothing is approved but what was shown'),
+})
+const viewJson = ({ approval, effect }: ApprovalView) => ({
+  approval_ref: approval.approvalId,
+  ...approvalJson(approval),
+  effect: effect === null ? null : effectText(effect),
+  terms: effect?.terms ?? null,
+})
+
+export const listApprovals = defineOperation({
+  name: 'list_approvals',
+  title: 'List approval requests',
+  description:
+    'The requests of the account to its people, newest first, with what was decided. A key that is bound to an agent sees those of its path. Decided ones are kept for 90 days.',
+  tag: 'Approvals',
+  method: 'get',
+  path: '/v1/approval',
+  access: { kind: 'key', scopes: ['owner', 'agent', 'read'] },
+  input: z.object({
+    state: z.enum(['pending', 'approved', 'denied', 'timeout']).optional().describe('Only those; all when left out'),
+    limit: queryInteger(1, MAX_LISTED).optional().describe('50 when left out'),
+    before: z.uuid().optional().describe('An approval_ref: only older requests than that one'),
+  }),
+  output: z.object({
+    approvals: z.array(approvalView),
+    next_before: z.string().nullable().describe('Give it as before to read on; null at the end'),
+  }),
+  async run({ approvals }: ApprovalDeps, input, { caller }) {
+    const limit = input.limit ?? DEFAULT_LISTED
+    const wanted = { state: input.state ?? null, boundTo: caller.agentId, limit, before: input.before ?? null }
+    const found = await approvals.list(caller.accountId, wanted)
+    const last = found.length < limit ? undefined : found.at(-1)
+    return { approvals: found.map(viewJson), next_before: last?.approval.approvalId ?? null }
+  },
+})
+
+export const decideApproval = defineOperation({
+  name: 'decide_approval',
+  title: 'Decide an approval request',
+  description:
+    'Approves or denies a pending request of the account, as the page behind the approval link does. The first decision stands and is what the answer shows.',
+  tag: 'Approvals',
+  method: 'post',
+  path: '/v1/approval/decide/{approval_ref}',
+  access: { kind: 'key', scopes: ['owner'] },
+  input: z.object({
+    approval_ref: text(1, 64),
+    decision: z.enum(['approved', 'denied']),
+    terms: text(1, 200).optional().describe('From list_approvals; without it, what was asked for originally is decided on'),
+  }),
+  output: approvalView,
+  errors: ['approval_not_found', 'approval_changed'],
+  async run({ approvals }: ApprovalDeps, input, { caller }) {
+    const responder = `key ${plainLine(caller.name)}`
+    const options = { shown: input.terms ?? null, responder }
+    const decided = await approvals.decideById(caller.accountId, input.approval_ref, input.decision, options)
+    if (decided.outcome === 'changed')
+      throw new DomainError('approval_changed', { details: { terms: decided.effect?.terms ?? null } })
+    return viewJson(decided)
+  },
+})
+
+export const approvalOperations = [requestApproval, checkApproval, listApprovals, decideApproval]

@@ -3,7 +3,7 @@ import type { BudgetService, RaiseView } from '../budgets/service.ts'
 import type { Raise } from '../budgets/state.ts'
 import type { Clock } from '../core/clock.ts'
 import { DomainError } from '../core/errors.ts'
-import { uuidv7 } from '../core/ids.ts'
+import { isUuid, uuidv7 } from '../core/ids.ts'
 import { isWithin } from '../core/operation.ts'
 import { plainLine } from '../core/text.ts'
 import type { Database } from '../db/client.ts'
@@ -17,6 +17,9 @@ import {
   findByToken,
   findExpired,
   insertApproval,
+  type Links,
+  type Listed,
+  listApprovals,
   type NewApproval,
   purgeApprovals,
 } from './store.ts'
@@ -32,6 +35,8 @@ export type ApprovalRequest = {
   /** Ids or kinds; null for all channels of the account. */
   readonly channels: readonly string[] | null
   readonly raise: (Omit<Raise, 'window'> & { readonly window: Raise['window'] | null }) | null
+  /** Whether the link in the result decides. When it does not, only the link in the messages to the account's people does. */
+  readonly askerMayDecide: boolean
 }
 export type Requested = {
   readonly token: string
@@ -40,8 +45,10 @@ export type Requested = {
   readonly notification: Readonly<Record<string, NotificationState>>
 }
 /** A request with what approving would change as of now; `effect` is null when it changes nothing or is decided. */
-export type ApprovalPage = { readonly approval: Approval; readonly effect: RaiseView | null }
-export type Decided = ApprovalPage & {
+export type ApprovalView = { readonly approval: Approval; readonly effect: RaiseView | null }
+/** `mayDecide`: whether this link decides, or only shows. */
+export type ApprovalPage = ApprovalView & { readonly mayDecide: boolean }
+export type Decided = ApprovalView & {
   /** `changed`: nothing was decided, because what approving would do is no longer what was shown. */
   readonly outcome: 'decided' | 'changed'
 }
@@ -49,6 +56,9 @@ export type Decided = ApprovalPage & {
 const TOKEN = /^ap_[\w-]{32}$/
 const TOKEN_BYTES = 24
 const DECIDED_KEPT_MS = 90 * 86_400_000
+
+const LOOK_ONLY =
+  "This link shows the request and cannot decide it. The account's owner decides at the dashboard or with the link that was sent to the owner."
 
 const newToken = (): string => `ap_${randomBytes(TOKEN_BYTES).toString('base64url')}`
 const hashOf = (token: string): Buffer => createHash('sha256').update(token).digest()
@@ -91,10 +101,12 @@ export class ApprovalService {
       createdMs,
       expiresMs: createdMs + wanted.ttl_ms,
     }
-    const url = `${origin}/approve/${token}`
-    await withDatabaseFailure(this.#store(approval, token, requestedEvent(approval, view, url), plan))
+    const deciding = wanted.askerMayDecide ? null : newToken()
+    const links = { tokenHash: hashOf(token), decideHash: deciding === null ? null : hashOf(deciding) }
+    const event = requestedEvent(approval, view, `${origin}/approve/${deciding ?? token}`)
+    await withDatabaseFailure(this.#store(approval, links, event, plan))
     notifications.wake()
-    return { token, url, expiresMs: approval.expiresMs, notification: plan.states }
+    return { token, url: `${origin}/approve/${token}`, expiresMs: approval.expiresMs, notification: plan.states }
   }
 
   /**
@@ -103,7 +115,7 @@ export class ApprovalService {
    * @throws DomainError `approval_not_found`
    */
   async check(accountId: string, token: string, boundTo: string | null, wait_ms: number): Promise<Approval> {
-    const found = await this.#find(token)
+    const found = (await this.#find(token))?.approval
     const visible = found && found.accountId === accountId && (boundTo === null || isWithin(found.agentId, boundTo))
     if (!visible) throw new DomainError('approval_not_found')
     if (found.decision !== null || wait_ms <= 0) return this.#current(found)
@@ -123,12 +135,20 @@ export class ApprovalService {
   async page(token: string): Promise<ApprovalPage | null> {
     const found = await this.#find(token)
     if (found === undefined) return null
-    return this.#withEffect(await this.#current(found))
+    return { ...(await this.#withEffect(await this.#current(found.approval))), mayDecide: found.mayDecide }
+  }
+
+  /** Requests of the account, newest first, each as it stands now; at most `limit`, those of `boundTo` and below only. */
+  async list(accountId: string, wanted: Omit<Listed, 'now_ms'>): Promise<ApprovalView[]> {
+    const { database, clock } = this.#deps
+    const found = await withDatabaseFailure(listApprovals(database, accountId, { ...wanted, now_ms: clock.now() }))
+    return Promise.all(found.map(async (approval) => this.#withEffect(await this.#current(approval))))
   }
 
   /**
    * Takes the human's decision; the first one stands and is what everyone is shown. null for an unknown token.
    * @param shown the terms that were on the page; null decides on those of the request
+   * @throws DomainError `forbidden` for a link that only shows
    */
   async decide(
     token: string,
@@ -137,6 +157,32 @@ export class ApprovalService {
   ): Promise<Decided | null> {
     const found = await this.#find(token)
     if (found === undefined) return null
+    if (!found.mayDecide) throw new DomainError('forbidden', { hint: LOOK_ONLY })
+    return this.#take(found.approval, decision, options)
+  }
+
+  /**
+   * The same for a request that is named by its id, on behalf of a key of its account.
+   * @throws DomainError `approval_not_found`
+   */
+  async decideById(
+    accountId: string,
+    approvalId: string,
+    decision: ApprovalDecision,
+    options: { shown: string | null; responder: string },
+  ): Promise<Decided> {
+    const found = isUuid(approvalId)
+      ? await withDatabaseFailure(findApproval(this.#deps.database, accountId, approvalId))
+      : undefined
+    if (found === undefined) throw new DomainError('approval_not_found')
+    return this.#take(found, decision, options)
+  }
+
+  async #take(
+    found: Approval,
+    decision: ApprovalDecision,
+    options: { shown: string | null; responder: string },
+  ): Promise<Decided> {
     if (found.decision !== null) return { outcome: 'decided', approval: found, effect: null }
     const outcome = await this.#decide(found, decision, options.responder, options.shown ?? found.raiseTerms)
     const { approval, effect } = await this.#withEffect(await this.#reload(found))
@@ -171,17 +217,17 @@ export class ApprovalService {
     return { ...wanted, window }
   }
 
-  async #store(approval: NewApproval, token: string, event: DomainEvent, plan: Plan): Promise<void> {
+  async #store(approval: NewApproval, links: Links, event: DomainEvent, plan: Plan): Promise<void> {
     const { database, notifications } = this.#deps
     await database.sql.begin(async (sql) => {
-      const stored = await insertApproval(sql, database.prepare, approval, hashOf(token))
+      const stored = await insertApproval(sql, database.prepare, approval, links)
       if (!stored) throw new DomainError('idempotency_conflict', { hint: 'This request was decided before it was answered.' })
       await notifications.announce(sql, event, plan)
       await notifications.record(sql, event)
     })
   }
 
-  async #find(token: string): Promise<Approval | undefined> {
+  async #find(token: string): Promise<Awaited<ReturnType<typeof findByToken>>> {
     return TOKEN.test(token) ? withDatabaseFailure(findByToken(this.#deps.database, hashOf(token))) : undefined
   }
 
@@ -220,7 +266,7 @@ export class ApprovalService {
     return 'decided'
   }
 
-  async #withEffect(approval: Approval): Promise<ApprovalPage> {
+  async #withEffect(approval: Approval): Promise<ApprovalView> {
     const { accountId, raise, decision } = approval
     const effect =
       raise === null || decision !== null ? null : await withDatabaseFailure(this.#deps.budgets.viewRaise(accountId, raise))

@@ -1,4 +1,4 @@
-import { and, asc, eq, isNull, lte, sql } from 'drizzle-orm'
+import { and, asc, desc, eq, gt, isNull, lt, lte, or, sql } from 'drizzle-orm'
 import { type Companion, IN_LOCKED } from '../budgets/companion.ts'
 import type { Raise } from '../budgets/state.ts'
 import { Parameters } from '../db/array-literal.ts'
@@ -20,6 +20,8 @@ export type Approval = {
   readonly responder: string | null
   readonly decidedMs: number | null
 }
+/** The links of a request: the one whoever asked is given, and the one that decides where that is another. */
+export type Links = { readonly tokenHash: Buffer; readonly decideHash: Buffer | null }
 export type NewApproval = Omit<Approval, 'decision' | 'responder' | 'decidedMs'>
 
 type Row = typeof approvals.$inferSelect
@@ -32,13 +34,13 @@ export async function insertApproval(
   runner: Runner,
   prepare: boolean,
   approval: NewApproval,
-  tokenHash: Buffer,
+  { tokenHash, decideHash }: Links,
 ): Promise<boolean> {
   const { raise } = approval
   const rows = await runner.unsafe(
-    `insert into approvals (account_id, approval_id, token_hash, agent_id, action_summary, raise_agent_id, raise_window, raise_kind, raise_nanousd, raise_terms, created_ms, expires_ms)
-     values ($1::uuid, $2::uuid, decode($3::text, 'hex'), $4, $5, $6, $7, $8, $9::bigint, $10, $11::bigint, $12::bigint)
-     on conflict (account_id, approval_id) do update set token_hash = excluded.token_hash where approvals.decision is null
+    `insert into approvals (account_id, approval_id, token_hash, decide_hash, agent_id, action_summary, raise_agent_id, raise_window, raise_kind, raise_nanousd, raise_terms, created_ms, expires_ms)
+     values ($1::uuid, $2::uuid, decode($3::text, 'hex'), decode($13::text, 'hex'), $4, $5, $6, $7, $8, $9::bigint, $10, $11::bigint, $12::bigint)
+     on conflict (account_id, approval_id) do update set token_hash = excluded.token_hash, decide_hash = excluded.decide_hash where approvals.decision is null
      returning 1`,
     [
       approval.accountId,
@@ -53,15 +55,58 @@ export async function insertApproval(
       approval.raiseTerms,
       String(approval.createdMs),
       String(approval.expiresMs),
+      decideHash === null ? null : decideHash.toString('hex'),
     ],
     { prepare },
   )
   return rows.length > 0
 }
 
-export async function findByToken({ orm }: Database, tokenHash: Buffer): Promise<Approval | undefined> {
-  const [row] = await orm.select().from(approvals).where(eq(approvals.tokenHash, tokenHash))
-  return row && approvalOf(row)
+/** A request by either of its links, and whether this one decides. */
+export async function findByToken(
+  { orm }: Database,
+  hash: Buffer,
+): Promise<{ approval: Approval; mayDecide: boolean } | undefined> {
+  const [row] = await orm
+    .select()
+    .from(approvals)
+    .where(or(eq(approvals.tokenHash, hash), eq(approvals.decideHash, hash)))
+  return row && { approval: approvalOf(row), mayDecide: row.decideHash === null || row.decideHash.equals(hash) }
+}
+
+export type Listed = {
+  /** `pending`: undecided and with time left. */
+  readonly state: 'pending' | 'approved' | 'denied' | 'timeout' | null
+  readonly boundTo: string | null
+  readonly limit: number
+  /** Only requests older than this one. */
+  readonly before: string | null
+  readonly now_ms: number
+}
+
+/** Requests of an account, newest first. */
+export async function listApprovals({ orm }: Database, accountId: string, wanted: Listed): Promise<Approval[]> {
+  const { state, boundTo, before, now_ms } = wanted
+  const rows = await orm
+    .select()
+    .from(approvals)
+    .where(
+      and(
+        eq(approvals.accountId, accountId),
+        before === null ? undefined : lt(approvals.approvalId, before),
+        state === null
+          ? undefined
+          : state === 'pending'
+            ? and(isNull(approvals.decision), gt(approvals.expiresMs, now_ms))
+            : eq(approvals.decision, state),
+        boundTo === null
+          ? undefined
+          : or(eq(approvals.agentId, boundTo), sql`starts_with(${approvals.agentId}, ${`${boundTo}/`})`),
+      ),
+    )
+    .orderBy(desc(approvals.approvalId))
+    .limit(wanted.limit)
+  return rows.map(approvalOf)
 }
 
 export async function findApproval({ orm }: Database, accountId: string, approvalId: string): Promise<Approval | undefined> {

@@ -15,6 +15,8 @@ export const approvals = pgTable(
     accountId: uuid('account_id').notNull(),
     approvalId: uuid('approval_id').notNull(),
     tokenHash: bytea('token_hash').notNull(),
+    /** The link that decides, where it is not the one that the asking agent was given; null: the same. */
+    decideHash: bytea('decide_hash'),
     agentId: text('agent_id').notNull(),
     actionSummary: text('action_summary').notNull(),
     /** What approving raises: all null for nothing. */
@@ -33,6 +35,8 @@ export const approvals = pgTable(
   (t) => [
     primaryKey({ columns: [t.accountId, t.approvalId] }),
     unique('approvals_token').on(t.tokenHash),
+    unique('approvals_decide_token').on(t.decideHash),
+    index('approvals_pending_account').on(t.accountId, t.approvalId).where(sql`${t.decision} is null`),
     index('approvals_pending').on(t.expiresMs).where(sql`${t.decision} is null`),
   ],
 )

@@ -194,6 +194,11 @@ export class BillingService {
     return verifyBalances(this.#database, chain)
   }
 
+  /** The newest block that a node of the chain knows. @throws DomainError `rpc_error` */
+  async head(): Promise<{ number: bigint; time_ms: number }> {
+    return this.#require().chain.head()
+  }
+
   /** Begins to follow the chain. */
   start(): void {
     this.#parts?.follower.start()

@@ -47,7 +47,10 @@ export class DecisionEngine {
   readonly #lanes: Batcher<Item, Outcome>[]
   readonly #cache = new AccountCache()
 
-  constructor(deps: { database: Database; clock: Clock; companions?: readonly Companion[]; policy?: PolicySource }, options: EngineOptions) {
+  constructor(
+    deps: { database: Database; clock: Clock; companions?: readonly Companion[]; policy?: PolicySource },
+    options: EngineOptions,
+  ) {
     this.#database = deps.database
     this.#lane = { sql: deps.database.laneSql, prepare: deps.database.prepare }
     this.#clock = deps.clock

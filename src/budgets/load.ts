@@ -1,6 +1,6 @@
 import type { AccountCache, CachedAccount } from './cache.ts'
-import { fingerprintOf, loopKey, loopLimitOf } from './loops.ts'
 import { type LoopName, loadLoops } from './loops.store.ts'
+import { fingerprintOf, loopKey, loopLimitOf } from './loops.ts'
 import { ACCOUNT_PATH, pathOf } from './path.ts'
 import type { AccountState, ApprovalDecision, Command, HoldState, LoopState } from './state.ts'
 import {

@@ -5,7 +5,11 @@ import type { LoopState } from './state.ts'
 import { accountOf, type LaneSql, type LoadedAccount } from './store.ts'
 
 export type LoopName = readonly [accountId: string, agentId: string, fingerprint: string]
-export type LoadedLoop = LoadedAccount & { readonly agentId: string; readonly fingerprint: string; readonly state: LoopState | null }
+export type LoadedLoop = LoadedAccount & {
+  readonly agentId: string
+  readonly fingerprint: string
+  readonly state: LoopState | null
+}
 
 /** What was counted of identical clearances, each with its account's version. */
 export async function loadLoops({ sql, prepare }: LaneSql, names: readonly LoopName[]): Promise<LoadedLoop[]> {

@@ -38,7 +38,9 @@ const loopSchema = z
     max_repeats: integer(1, 10_000).describe('How many identical clearances are let through within the window'),
     window_seconds: integer(1, 86_400).describe('Once there were more, they are denied until none came for this long'),
   })
-  .describe('Denies identical clearances (same agent, model and tokens) beyond max_repeats with loop_detected. Off when left out.')
+  .describe(
+    'Denies identical clearances (same agent, model and tokens) beyond max_repeats with loop_detected. Off when left out.',
+  )
 const envelopeView = windowView.extend({
   agent_id: z.string(),
   loop: loopSchema.optional(),

@@ -28,7 +28,7 @@ import type {
   Unresolved,
   Usage,
 } from './state.ts'
-import { type LaneSql, loadLedgerEntries, readEnvelopes } from './store.ts'
+import { type LaneSql, loadEnvelopes, loadLedgerEntries, readEnvelopes } from './store.ts'
 import { HOLD_KIND, type HoldKind } from './tables.ts'
 import { nextReset, WINDOWS, type Window } from './windows.ts'
 
@@ -89,6 +89,12 @@ export type EnvelopeView = {
   readonly tightest: LimitView
   readonly limits: readonly LimitView[]
   readonly loop: LoopLimit | null
+}
+
+export type Standing = {
+  readonly spent: PerWindow<Nanousd>
+  readonly limits: readonly LimitView[]
+  readonly suspendedMs: number | null
 }
 
 /** Envelopes, clearances and their settlement (contract section 3). */
@@ -313,6 +319,26 @@ export class BudgetService {
     const view = found ?? this.#viewOf(agentId, NO_ENVELOPE, this.#clock.now())
     if (view === null) throw envelopeNotFound(agentId)
     return view
+  }
+
+  /** What was counted, limited and suspended on some paths, as of now; paths on which nothing is are left out. */
+  async standingOf(accountId: string, paths: readonly string[]): Promise<Map<string, Standing>> {
+    const lane = this.#lane
+    const rows = await withDatabaseFailure(
+      loadEnvelopes(
+        lane,
+        paths.map((path) => [accountId, path]),
+      ),
+    )
+    const now_ms = this.#clock.now()
+    return new Map(
+      rows.flatMap(({ agentId, envelope, clockMs }): [string, Standing][] => {
+        if (envelope === null) return []
+        const at_ms = Math.max(now_ms, clockMs)
+        const limits = this.#viewOf(agentId, envelope, at_ms)?.limits ?? []
+        return [[agentId, { spent: spentAt(envelope, at_ms), limits, suspendedMs: envelope.suspendedMs ?? null }]]
+      }),
+    )
   }
 
   /** Every limit that a spend of this agent must fit, as it stands now, widest level first. */

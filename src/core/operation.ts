@@ -81,6 +81,10 @@ export type Operation<D, I extends z.ZodObject = z.ZodObject, O extends z.ZodObj
     readonly idempotentHint: boolean
     readonly openWorldHint: boolean
   }
+  /** What a tool answers as text, for clients that show nothing else; the body as JSON when absent. */
+  toolText?(body: Record<string, unknown>): string
+  /** The view that shows a tool's result in clients that can (MCP Apps): `dashboard` is `ui://gvnr/dashboard`. */
+  readonly toolView?: string
   /** True when the result holds a secret: a stored response is then encrypted under the caller's key. */
   readonly secretResult?: boolean
   throttle?(deps: D, context: RunContext): Throttle | null

@@ -120,7 +120,9 @@ const nameOf = (path: readonly PropertyKey[]): string => JSON.stringify(path.map
 /** A basic string's content: TOML's escapes are JSON's but for \U, \e and \x. */
 function unescaped(raw: string): string {
   const json = raw
-    .replace(/\\U([0-9a-fA-F]{8})/g, (_, hex: string) => JSON.stringify(String.fromCodePoint(Number.parseInt(hex, 16))).slice(1, -1))
+    .replace(/\\U([0-9a-fA-F]{8})/g, (_, hex: string) =>
+      JSON.stringify(String.fromCodePoint(Number.parseInt(hex, 16))).slice(1, -1),
+    )
     .replace(/\\e/g, '\\u001b')
     .replace(/\\x([0-9a-fA-F]{2})/g, '\\u00$1')
   try {

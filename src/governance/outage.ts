@@ -24,7 +24,11 @@ type Deps = {
   readonly log: Log
 }
 
-type Pending = { entry: JournalEntry; /** Its final cost is not known yet. */ isOpen: boolean; readonly levels: readonly string[] }
+type Pending = {
+  entry: JournalEntry /** Its final cost is not known yet. */
+  isOpen: boolean
+  readonly levels: readonly string[]
+}
 
 /**
  * What may go on while the database cannot be reached (`fail_safe_action = "allow"`): agents that the governance file names, within its rules,
@@ -161,7 +165,10 @@ export class OutageBook {
         return false
       }
       this.stats.lost++
-      this.#deps.log.error({ entry: { ...entry, cost: String(cost) } }, 'spent during the outage by an account that does not exist')
+      this.#deps.log.error(
+        { entry: { ...entry, cost: String(cost) } },
+        'spent during the outage by an account that does not exist',
+      )
     }
     return true
   }

@@ -16,7 +16,9 @@ export class GovernancePolicy implements Policy {
     const limited = [...file.agents].filter(([, { daily, monthly }]) => daily !== null || monthly !== null)
     this.#limits = new Map(limited.map(([agentId, { daily, monthly }]) => [agentId, [null, daily, null, monthly, null]]))
     this.limitedPaths = [...this.#limits.keys()]
-    const ruled = [...file.agents].filter(([, rules]) => rules.maxTokens !== null || rules.models !== null || rules.tools !== null)
+    const ruled = [...file.agents].filter(
+      ([, rules]) => rules.maxTokens !== null || rules.models !== null || rules.tools !== null,
+    )
     this.#rules = new Map(ruled.map(([agentId, rules]) => [agentId, compile(rules)]))
     this.#agents = file.agents
   }
@@ -31,7 +33,8 @@ export class GovernancePolicy implements Policy {
     for (const level of path) {
       const rules = this.#rules.get(level)
       const found = rules && brokenRule(rules, asked)
-      if (found) return { ...found, path: level, message: `${found.message} for ${whom(level)} in the operator's governance file.` }
+      if (found)
+        return { ...found, path: level, message: `${found.message} for ${whom(level)} in the operator's governance file.` }
     }
     return null
   }

@@ -82,7 +82,8 @@ export class GovernanceSource {
   async load(options: { mustExist: boolean }): Promise<void> {
     const text = await this.#read()
     if (text === null) {
-      if (options.mustExist) throw new GovernanceFileError(`${this.path} does not exist or is larger than ${MAX_FILE_BYTES} bytes.`)
+      if (options.mustExist)
+        throw new GovernanceFileError(`${this.path} does not exist or is larger than ${MAX_FILE_BYTES} bytes.`)
       return
     }
     const problems = this.#take(text)

@@ -3,6 +3,7 @@ import { discordOf, mailOf, slackOf, telegramOf } from './formats.ts'
 import { isRefusedForGood, type Mailer } from './mailer.ts'
 import { noticeOf, short } from './notice.ts'
 import { BlockedAddressError, type Outbound } from './outbound.ts'
+import type { EndpointSealing } from './sealing.ts'
 import { signatureHeaders } from './signature.ts'
 import { EMAIL_ENDPOINT, type Endpoint, type Message } from './store.ts'
 
@@ -25,6 +26,9 @@ export type DeliveryDeps = {
   readonly outbound: Outbound
   readonly mailer: Mailer | null
   readonly addressOf: (accountId: string) => Promise<string | null>
+  /** Counts a mail against what one address is sent by all accounts together. */
+  readonly mayMail: (address: string) => Promise<{ allowed: boolean; retry_after_ms: number }>
+  readonly sealing: EndpointSealing
 }
 export type DeliveryOptions = { readonly telegramUrl: string; readonly mailDomain: string }
 
@@ -50,7 +54,7 @@ export class Delivery {
       if (message.endpointId === EMAIL_ENDPOINT) return await this.#mail(message)
       if (message.endpoint === null || !message.endpoint.enabled)
         return { state: 'failed', outcome: 'the receiver was removed or switched off' }
-      return await this.#post(message, message.endpoint, now_ms)
+      return await this.#post(message, this.#deps.sealing.open(message.endpoint), now_ms)
     } catch (error) {
       if (error instanceof BlockedAddressError) return { state: 'failed', outcome: error.message }
       return { state: 'retry', outcome: reasonOf(error) }
@@ -62,6 +66,9 @@ export class Delivery {
     if (mailer === null) return { state: 'failed', outcome: 'this server has no mail server configured' }
     const address = await this.#deps.addressOf(message.accountId)
     if (address === null) return { state: 'failed', outcome: 'the account has no notification address' }
+    const { allowed, retry_after_ms } = await this.#deps.mayMail(address)
+    if (!allowed)
+      return { state: 'retry', outcome: 'this address gets too many mails: it goes on in a while', retryAfter_ms: retry_after_ms }
     const mail = mailOf(noticeOf(message.event, parse(message.body), message.link))
     try {
       await mailer.send(address, mail, { messageId: `<${message.eventId}@${this.#options.mailDomain}>` })

@@ -9,6 +9,7 @@ import type { Runner } from '../db/runner.ts'
 import type { Delivery, Result } from './delivery.ts'
 import { type DomainEvent, type EventName, FirstOfMinute, maskOf } from './events.ts'
 import { allowedUrl } from './outbound.ts'
+import type { EndpointSealing } from './sealing.ts'
 import { newSigningSecret } from './signature.ts'
 import {
   countEndpoints,
@@ -22,6 +23,7 @@ import {
   insertMessages,
   listDeliveries,
   listEndpoints,
+  oldestDue,
   purgeMessages,
   type Role,
   requeueMessage,
@@ -54,6 +56,7 @@ export type NotificationDeps = {
   readonly delivery: Delivery
   readonly wake: () => void
   readonly addressOf: (accountId: string) => Promise<string | null>
+  readonly sealing: EndpointSealing
 }
 
 const MAX_ENDPOINTS = 20
@@ -166,8 +169,9 @@ export class NotificationService {
 
   // Endpoints
 
-  list(accountId: string, role: Role): Promise<Endpoint[]> {
-    return withDatabaseFailure(listEndpoints(this.#deps.database, accountId, role))
+  async list(accountId: string, role: Role): Promise<Endpoint[]> {
+    const found = await withDatabaseFailure(listEndpoints(this.#deps.database, accountId, role))
+    return found.map((endpoint) => this.#deps.sealing.openOrHide(endpoint))
   }
 
   /** @throws DomainError `not_found` */
@@ -176,7 +180,7 @@ export class NotificationService {
       ? await withDatabaseFailure(findEndpoint(this.#deps.database, accountId, role, endpointId))
       : undefined
     if (found === undefined) throw notFound(role)
-    return found
+    return this.#deps.sealing.openOrHide(found)
   }
 
   /** @throws DomainError `invalid_webhook_url`, `forbidden` when the account has as many as it may */
@@ -200,8 +204,9 @@ export class NotificationService {
       verifiedMs: null,
     }
     // Taken up after an interruption: the first run has made it, and its secret was stored with it.
-    const made = await withDatabaseFailure(editEndpoint(database, accountId, { kind: 'insert', row }))
-    return made ?? this.get(accountId, wanted.role, call.operationId)
+    const sealed = this.#deps.sealing.seal(row, row)
+    const made = await withDatabaseFailure(editEndpoint(database, accountId, { kind: 'insert', row: sealed }))
+    return made ? row : this.get(accountId, wanted.role, call.operationId)
   }
 
   /** @throws DomainError `not_found`, `invalid_webhook_url` */
@@ -209,10 +214,11 @@ export class NotificationService {
     const before = await this.get(accountId, role, endpointId)
     if (change.target !== undefined && before.kind !== 'telegram') this.#checkUrl(change.target)
     const verified = change.target === undefined || change.target === before.target ? {} : { verifiedMs: null }
-    const edit = { kind: 'update', role, endpointId, change: { ...change, ...verified } } as const
-    const after = await withDatabaseFailure(editEndpoint(this.#deps.database, accountId, edit))
+    const { sealing, database } = this.#deps
+    const edit = { kind: 'update', role, endpointId, change: { ...sealing.seal(before, change), ...verified } } as const
+    const after = await withDatabaseFailure(editEndpoint(database, accountId, edit))
     if (after === undefined) throw notFound(role)
-    return after
+    return sealing.openOrHide(after)
   }
 
   /** Queued messages to it are dropped with it. @throws DomainError `not_found` */
@@ -266,6 +272,12 @@ export class NotificationService {
         hint: 'This webhook has no finished delivery with that id. Its deliveries list them.',
       })
     this.wake()
+  }
+
+  /** How long the oldest message that is due has been waiting, ms; 0 when nothing is. */
+  async lag_ms(): Promise<number> {
+    const oldestMs = await withDatabaseFailure(oldestDue(this.#deps.database))
+    return oldestMs === null ? 0 : Math.max(0, this.#deps.clock.now() - oldestMs)
   }
 
   /** Housekeeping: forgets at most `limit` deliveries that were finished long ago. */

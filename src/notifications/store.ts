@@ -259,6 +259,16 @@ export async function purgeMessages({ orm }: Database, before_ms: number, limit:
   )
 }
 
+/** When the message that has been due the longest became so; null when none is queued. */
+export async function oldestDue({ sql: raw, prepare }: Database): Promise<number | null> {
+  const [row] = await raw.unsafe(
+    `select due_ms from outbox where state = ${MESSAGE_STATE.queued} and due_ms is not null order by due_ms limit 1`,
+    [],
+    { prepare },
+  )
+  return row === undefined ? null : Number(row.due_ms)
+}
+
 /** Deliveries to one endpoint, newest first. */
 export async function listDeliveries(
   { orm }: Database,

@@ -129,7 +129,11 @@ export function mountApprovalPage<E extends Env>(
     if (decided.outcome === 'changed') {
       if (wantsJson(c))
         return json(c, 409, new DomainError('approval_changed', { details: { terms: decided.effect?.terms } }).toBody())
-      return html(c, 409, <Approve site={siteOf(c)} token={token} page={decided} now_ms={clock.now()} notice={CHANGED} />)
+      return html(
+        c,
+        409,
+        <Approve site={siteOf(c)} token={token} page={{ ...decided, mayDecide: true }} now_ms={clock.now()} notice={CHANGED} />,
+      )
     }
     if (wantsJson(c)) return json(c, 200, { approval_id: token, ...approvalJson(decided.approval) })
     // See other: reloading the result repeats nothing.

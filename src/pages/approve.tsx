@@ -32,7 +32,14 @@ export function Approve({ site, token, page, now_ms, notice }: Props) {
         <bdi>{plainLine(approval.actionSummary)}</bdi>
       </blockquote>
       {effect === null ? null : <Effect effect={effect} />}
-      {decision === null ? <Decide token={token} approval={approval} effect={effect} now_ms={now_ms} /> : null}
+      {decision !== null ? null : page.mayDecide ? (
+        <Decide token={token} approval={approval} effect={effect} now_ms={now_ms} />
+      ) : (
+        <p class="notice">
+          This link shows the request and cannot decide it. The account's owner decides at the dashboard, or with the link in the
+          owner's notification.
+        </p>
+      )}
     </Layout>
   )
 }
@@ -41,15 +48,30 @@ const titleOf = (approval: Approval, agent: string): string =>
   approval.decision === null ? `Approve? ${agent}: Gvnr` : `${RESULT[approval.decision].title}: Gvnr`
 
 const RESULT = {
-  approved: { title: 'Approved', sign: '✓', text: 'The agent may go ahead.' },
-  denied: { title: 'Denied', sign: '✕', text: 'The agent has been told no.' },
-  timeout: { title: 'No answer in time', sign: '–', text: 'The request has ended and can no longer be decided.' },
+  approved: {
+    title: 'Approved',
+    sign: '✓',
+    text: 'The agent may go ahead.',
+    next: 'It learns of this by itself, at once if it is waiting. There is nothing more to do here: you can close this page.',
+  },
+  denied: {
+    title: 'Denied',
+    sign: '✕',
+    text: 'The agent has been told no.',
+    next: 'Nothing has changed, and the agent is told not to go on. It may ask again with another request.',
+  },
+  timeout: {
+    title: 'No answer in time',
+    sign: '–',
+    text: 'The request has ended and can no longer be decided.',
+    next: 'Nothing has changed. If it is still needed, the agent has to ask again.',
+  },
 } as const
 
 function Result({ approval }: { readonly approval: Approval }) {
   const { decision, responder, decidedMs } = approval
   if (decision === null) return null
-  const { title, sign, text } = RESULT[decision]
+  const { title, sign, text, next } = RESULT[decision]
   return (
     <div class={`result ${decision}`} role="status">
       <span class="sign" aria-hidden="true">
@@ -67,6 +89,7 @@ function Result({ approval }: { readonly approval: Approval }) {
             </>
           )}
         </p>
+        <p class="soft">{next}</p>
       </div>
     </div>
   )
@@ -99,7 +122,7 @@ const Figure = ({ name, value, strong }: { readonly name: string; readonly value
   </div>
 )
 
-function Decide({ token, approval, effect, now_ms }: Omit<Props, 'site' | 'page'> & ApprovalPage) {
+function Decide({ token, approval, effect, now_ms }: Omit<Props, 'site' | 'page' | 'notice'> & Omit<ApprovalPage, 'mayDecide'>) {
   return (
     <>
       <p class="time">
@@ -174,7 +197,7 @@ body:has(.approve) .bar { padding-block: .8rem; }
 .approve .notice { margin: 0; border: 2px solid var(--deny); border-radius: 8px; padding: .7rem 1rem; font-weight: 600; }
 .approve .result { display: flex; gap: 1rem; align-items: center; border-radius: 12px; padding: 1rem 1.1rem; margin: .5rem 0 1.5rem; border: 2px solid var(--soft); }
 .approve .result strong { font-size: 1.5rem; line-height: 1.2; }
-.approve .result p { margin: .2rem 0 0; }
+.approve .result p { margin: .2rem 0 0; } .approve .result p + p { margin-top: .5rem; }
 .approve .result .sign { font-size: 2rem; font-weight: 700; line-height: 1; }
 .approve .result.approved { border-color: var(--accent); } .approve .result.approved strong, .approve .result.approved .sign { color: var(--accent); }
 .approve .result.denied { border-color: var(--deny); } .approve .result.denied strong, .approve .result.denied .sign { color: var(--deny); }

@@ -15,7 +15,9 @@ const dollars = (usd: number): string => `$${usd.toFixed(Math.max(2, (String(usd
 const count = (value: number): string => value.toLocaleString('en-US')
 
 /** `/`: what it is, how to start, what it costs. */
-export function Home({ site, content }: { readonly site: Site; readonly content: HomeContent }) {
+type HomeProps = { readonly site: Site; readonly content: HomeContent; readonly script: string }
+
+export function Home({ site, content, script }: HomeProps) {
   const { prices, unknown, trialOps, opsPerUsd } = content
   return (
     <Layout
@@ -24,6 +26,7 @@ export function Home({ site, content }: { readonly site: Site; readonly content:
       description="Put a cap in dollars on an AI agent. It clears each model call before making it and reconciles afterwards. REST and MCP."
       path="/"
       class="home"
+      script={script}
     >
       <div class="hero">
         <div>
@@ -38,6 +41,9 @@ export function Home({ site, content }: { readonly site: Site; readonly content:
             </a>
             <a class="button" href="/docs">
               API reference
+            </a>
+            <a class="button" href="/dashboard">
+              Dashboard
             </a>
           </div>
         </div>
@@ -82,7 +88,7 @@ export function Home({ site, content }: { readonly site: Site; readonly content:
           <p class="price">{count(opsPerUsd)} operations for $1</p>
           <p>
             An approved clearance burns one operation. Denials, settlements, reads and rate checks burn none. A new account starts
-            with {count(trialOps)} operations.
+            with {count(trialOps)} operations; <a href="/pay">top up</a> with USDC, from $1.
           </p>
           <p class="soft">It is open source under the MIT licence: on your own server you grant operations yourself.</p>
         </div>
@@ -99,31 +105,29 @@ function QuickStart({ origin, trialOps }: { readonly origin: string; readonly tr
       <ol class="steps">
         <li>
           <h3>Make an account</h3>
-          <pre>
-            <code>{`curl -X POST ${origin}/v1/account`}</code>
-          </pre>
+          <Command id="account" text={`curl -X POST ${origin}/v1/account`} />
           <pre class="answer">
             <code>{`{"api_key":"bg_…","account_id":"…",\n "operations_remaining":${trialOps}}`}</code>
           </pre>
           <p class="soft">The key is shown once. Keep it:</p>
-          <pre>
-            <code>export GVNR_KEY=bg_…</code>
-          </pre>
+          <Command id="keep" text={'export GVNR_KEY=bg_…'} />
         </li>
         <li>
           <h3>Cap the agent</h3>
-          <pre>
-            <code>{`curl -X PUT ${origin}/v1/budget/envelope \\\n  ${headers} \\\n  -d '{"agent_id":"crawler","limit_usd":5,\n       "window":"daily"}'`}</code>
-          </pre>
+          <Command
+            id="cap"
+            text={`curl -X PUT ${origin}/v1/budget/envelope \\\n  ${headers} \\\n  -d '{"agent_id":"crawler","limit_usd":5,\n       "window":"daily"}'`}
+          />
           <pre class="answer">
             <code>{'{"success":true,"agent_id":"crawler",\n "limit_usd":5,"window":"daily"}'}</code>
           </pre>
         </li>
         <li>
           <h3>Clear before each call</h3>
-          <pre>
-            <code>{`curl ${origin}/v1/budget/clear \\\n  ${headers} \\\n  -d '{"agent_id":"crawler","model":"claude-sonnet-4-6",\n       "estimated_tokens":2000}'`}</code>
-          </pre>
+          <Command
+            id="clear"
+            text={`curl ${origin}/v1/budget/clear \\\n  ${headers} \\\n  -d '{"agent_id":"crawler","model":"claude-sonnet-4-6",\n       "estimated_tokens":2000}'`}
+          />
           <pre class="answer">
             <code>
               {`{"approved":true,"remaining_usd":4.97,\n "operations_remaining":${Math.max(0, trialOps - 1)},\n "clearance_id":"…","expires_at":…}`}
@@ -132,9 +136,10 @@ function QuickStart({ origin, trialOps }: { readonly origin: string; readonly tr
         </li>
         <li>
           <h3>Reconcile after it</h3>
-          <pre>
-            <code>{`curl ${origin}/v1/budget/reconcile \\\n  ${headers} \\\n  -d '{"agent_id":"crawler","clearance_id":"…",\n       "actual_input_tokens":300,"actual_output_tokens":1140}'`}</code>
-          </pre>
+          <Command
+            id="reconcile"
+            text={`curl ${origin}/v1/budget/reconcile \\\n  ${headers} \\\n  -d '{"agent_id":"crawler","clearance_id":"…",\n       "actual_input_tokens":300,"actual_output_tokens":1140}'`}
+          />
           <pre class="answer">
             <code>{`{"ok":true,"drift_usd":-0.012,"remaining_usd":4.982,\n "operations_remaining":${Math.max(0, trialOps - 1)},"clearance_id":"…"}`}</code>
           </pre>
@@ -152,9 +157,10 @@ function Mcp({ origin }: { readonly origin: string }) {
         The same operations are MCP tools. The server tells the model how to clear and reconcile; <code>tools/list</code> shows
         only what the key may call.
       </p>
-      <pre>
-        <code>{`claude mcp add gvnr --transport http ${origin}/mcp \\\n  --header "Authorization: Bearer $GVNR_KEY"`}</code>
-      </pre>
+      <Command
+        id="mcp-command"
+        text={`claude mcp add gvnr --transport http ${origin}/mcp \\\n  --header "Authorization: Bearer $GVNR_KEY"`}
+      />
       <p class="soft">
         A client that cannot send headers takes <code>{origin}/mcp?api_key=bg_…</code> instead.
       </p>
@@ -162,15 +168,31 @@ function Mcp({ origin }: { readonly origin: string }) {
   )
 }
 
+/** What to type, with a button that copies it where there is a script. */
+const Command = ({ id, text }: { readonly id: string; readonly text: string }) => (
+  <div class="command">
+    <pre>
+      <code id={`command-${id}`}>{text}</code>
+    </pre>
+    <button class="button copy" type="button" data-copy={`command-${id}`} hidden>
+      Copy
+    </button>
+  </div>
+)
+
 function Prices({ rows }: { readonly rows: readonly PriceRow[] }) {
   return (
     <div class="scroll">
       <table>
         <thead>
           <tr>
-            <th>Model</th>
-            <th class="number">Input</th>
-            <th class="number">Output</th>
+            <th scope="col">Model</th>
+            <th scope="col" class="number">
+              Input
+            </th>
+            <th scope="col" class="number">
+              Output
+            </th>
           </tr>
         </thead>
         <tbody>

@@ -16,6 +16,10 @@ type LayoutProps = {
   /** The path of the page, for the canonical link and the menu; absent for pages that have none. */
   readonly path?: string
   readonly class: string
+  /** The path that the menu marks, where it is not `path`. */
+  readonly current?: string
+  /** The page's script; the policy of pages without one allows none. */
+  readonly script?: string
   readonly children: Child
 }
 
@@ -23,10 +27,11 @@ const MENU = [
   { href: '/#start', text: 'Quick start' },
   { href: '/docs', text: 'API reference' },
   { href: '/#prices', text: 'Prices' },
+  { href: '/dashboard', text: 'Dashboard' },
 ] as const
 
-/** The frame of every page. No script, no third party: the pages are served under `default-src 'none'`. */
-export function Layout({ site, title, description, path, class: className, children }: LayoutProps) {
+/** The frame of every page. Nothing inline and no third party: the pages are served under `default-src 'none'`. */
+export function Layout({ site, title, description, path, class: className, current, script, children }: LayoutProps) {
   return (
     <html lang="en">
       <head>
@@ -37,6 +42,7 @@ export function Layout({ site, title, description, path, class: className, child
         {path === undefined ? <meta name="robots" content="noindex" /> : <link rel="canonical" href={site.origin + path} />}
         <link rel="icon" href="/favicon.svg" type="image/svg+xml" />
         <link rel="stylesheet" href={site.stylesheetPath} />
+        {script === undefined ? null : <script src={script} defer></script>}
       </head>
       <body>
         <a class="skip" href="#content">
@@ -49,7 +55,7 @@ export function Layout({ site, title, description, path, class: className, child
           </a>
           <nav aria-label="Pages">
             {MENU.map(({ href, text }) => (
-              <a href={href} {...(href === path && { 'aria-current': 'page' })}>
+              <a href={href} {...(href === (current ?? path) && { 'aria-current': 'page' })}>
                 {text}
               </a>
             ))}
@@ -64,7 +70,8 @@ export function Layout({ site, title, description, path, class: className, child
           <a href="/openapi.json">OpenAPI</a>
           <a href="/llms.txt">llms.txt</a>
           <a href="/.well-known/mcp.json">MCP</a>
-          <a href="/ready">Ready?</a>
+          <a href="/pay">Top up</a>
+          <a href="/status">Status</a>
         </footer>
       </body>
     </html>

@@ -9,6 +9,7 @@ import { Home, type HomeContent } from './home.tsx'
 import type { Site } from './layout.tsx'
 import { NotFound } from './not-found.tsx'
 import type { ApiDocument } from './reference.ts'
+import { type ClientScript, mountScript } from './script.ts'
 import { stylesheet } from './stylesheet.ts'
 import { renderSynchronously } from './synchronous.tsx'
 
@@ -18,7 +19,7 @@ export type PageDeps<C> = {
   readonly origin: (c: C) => string
   readonly requestId: (c: C) => string
 }
-export type PageOptions = { readonly version: string; readonly trialOps: number }
+export type PageOptions = { readonly version: string; readonly trialOps: number; readonly script: ClientScript }
 
 const OPS_PER_USD = 1000
 /** Rates are integer micro-dollars per million tokens. */
@@ -27,10 +28,10 @@ const RENDERED_PAGES = 32
 
 const STYLESHEET_PATH = `/assets/style.${createHash('sha256').update(stylesheet).digest('hex').slice(0, 12)}.css`
 
-/** No script, no frame, nothing from elsewhere; `form-action` because a form would otherwise fall outside `default-src`. */
+/** Our own script, no frame, nothing from elsewhere; `form-action` because a form would otherwise fall outside `default-src`. */
 const SECURITY_HEADERS = {
   'Content-Security-Policy':
-    "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
   'Referrer-Policy': 'no-referrer',
   'X-Content-Type-Options': 'nosniff',
 }
@@ -50,11 +51,11 @@ export function mountPages<E extends Env>(app: Hono<E>, deps: PageDeps<Context<E
   }
   // Pages differ only by the origin they name; who asks under invented ones must not grow memory.
   const rendered = new LRUCache<string, string>({ max: RENDERED_PAGES })
-  const page = (name: string, status: 200 | 404, render: (site: Site) => unknown) => (c: Context<E>) => {
+  const page = (name: string, status: 200 | 404, render: (site: Site, script: string) => unknown) => async (c: Context<E>) => {
     const origin = deps.origin(c)
     const key = `${name} ${origin}`
     const known = rendered.get(key)
-    const html = known ?? `<!doctype html>${String(render(siteAt(origin, options.version)))}`
+    const html = known ?? `<!doctype html>${String(render(siteAt(origin, options.version), await options.script.path()))}`
     if (known === undefined) rendered.set(key, html)
     return file(c, html, 'text/html; charset=utf-8', 'no-cache', status)
   }
@@ -66,12 +67,13 @@ export function mountPages<E extends Env>(app: Hono<E>, deps: PageDeps<Context<E
 
   app.get(
     '/',
-    page('home', 200, (site) => <Home site={site} content={content} />),
+    page('home', 200, (site, script) => <Home site={site} content={content} script={script} />),
   )
   app.get(
     '/docs',
     page('docs', 200, (site) => <Docs site={site} document={deps.document} />),
   )
+  mountScript(app, 'site', options.script)
   app.get(STYLESHEET_PATH, (c) => file(c, stylesheet, 'text/css; charset=utf-8', 'public, max-age=31536000, immutable'))
   for (const path of ['/favicon.svg', '/favicon.ico']) {
     app.get(path, (c) => file(c, icon, 'image/svg+xml', 'public, max-age=86400'))

@@ -1,4 +1,3 @@
-import { createHash } from 'node:crypto'
 import type { Context, Env, Hono } from 'hono'
 import { bodyLimit } from 'hono/body-limit'
 import {
@@ -15,6 +14,7 @@ import { DomainError } from '../core/errors.ts'
 import type { KeyCaller } from '../core/operation.ts'
 import type { Site } from './layout.tsx'
 import { Pay, PayClosed, PayRefused, type PayView } from './pay.tsx'
+import { type ClientScript, mountScript } from './script.ts'
 
 /** What the page lets people do; each goes through the same guards as the call of the API. */
 export type PayActions<C> = {
@@ -33,7 +33,7 @@ export type PayActions<C> = {
 export type PayOptions<C> = {
   readonly siteOf: (c: C) => Site
   readonly requestId: (c: C) => string
-  readonly script: () => Promise<string>
+  readonly script: ClientScript
 }
 
 const KEY = /^bg_[0-9a-f]{32}$/
@@ -61,15 +61,6 @@ type Shown = {
 /** `/pay` and `/pay/:pack`: the page for people. Without its script everything works that can be done by hand. */
 export function mountPay<E extends Env>(app: Hono<E>, actions: PayActions<Context<E>>, options: PayOptions<Context<E>>): void {
   const { billing } = actions
-  // Found at the first request: from source the script has to be bundled first.
-  let known: { text: string; path: string } | null = null
-  const script = async () => {
-    if (known === null) {
-      const text = await options.script()
-      known = { text, path: `/assets/pay.${createHash('sha256').update(text).digest('hex').slice(0, 12)}.js` }
-    }
-    return known
-  }
   const html = (c: Context<E>, page: unknown, status = 200): Response =>
     new Response(`<!doctype html>${String(page)}`, {
       status,
@@ -93,7 +84,7 @@ export function mountPay<E extends Env>(app: Hono<E>, actions: PayActions<Contex
       newKey: shown.newKey ?? null,
       notice: shown.notice ?? null,
       claim: shown.claim ?? { txHash: '', signature: '' },
-      scriptPath: (await script()).path,
+      scriptPath: await options.script.path(),
     }
     return html(c, <Pay site={options.siteOf(c)} view={view} />, status)
   }
@@ -113,18 +104,7 @@ export function mountPay<E extends Env>(app: Hono<E>, actions: PayActions<Contex
   }
   const closed = (c: Context<E>): Response => html(c, <PayClosed site={options.siteOf(c)} />, 503)
 
-  app.get('/assets/:file{pay\\.[0-9a-f]+\\.js}', async (c) => {
-    const { text, path } = await script()
-    if (c.req.path !== path) return c.notFound()
-    return new Response(text, {
-      headers: {
-        'Content-Type': 'text/javascript; charset=utf-8',
-        'X-Content-Type-Options': 'nosniff',
-        'Cache-Control': 'public, max-age=31536000, immutable',
-      },
-    })
-  })
-
+  mountScript(app, 'pay', options.script)
   const page = async (c: Context<E>, pack: PackName | null): Promise<Response> => {
     if (!billing.isConfigured) return closed(c)
     const key = c.req.query('api_key') ?? ''

@@ -1,3 +1,5 @@
+import { dashboardStyle } from './dashboard-style.ts'
+
 /** The one stylesheet. Served under a name that holds its hash, so it is cached for good. */
 export const stylesheet = `
 :root {
@@ -161,4 +163,4 @@ details > summary { cursor: pointer; color: var(--soft); font-size: .9rem; paddi
 .pay .notice p { margin: 0; }
 .pay [hidden] { display: none; }
 .lost { padding: clamp(2rem, 8vw, 6rem) 0; }
-`
+${dashboardStyle}`

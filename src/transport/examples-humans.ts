@@ -43,6 +43,25 @@ const DELIVERED = {
   outcome: 'answered 200',
 }
 
+const WAITING = {
+  approval_ref: '019ab5c4-8f3e-7c21-b6d0-5a9e1f7c3b28',
+  decision: 'pending',
+  agent_id: 'crawler',
+  action_summary: 'Crawl 400 more pages of the archive',
+  created_at: NOON,
+  expires_at: NOON + 900_000,
+  effect: 'raises crawler from $5.00 to $10.00 a day; $1.17 is spent',
+  terms: '5000000000.0',
+}
+const DAY = {
+  window: 'daily',
+  limit_usd: 5,
+  cap_usd: 5,
+  spent_usd: 1.17,
+  remaining_usd: 3.83,
+  reset_at: NOON + 43_200_000,
+}
+
 /** Examples of approvals, channels and webhooks, by operation name. */
 export const humanExamples: Readonly<Record<string, Example>> = {
   request_approval: {
@@ -70,6 +89,65 @@ export const humanExamples: Readonly<Record<string, Example>> = {
       expires_at: NOON + 900_000,
       responder: 'approval link',
       decided_at: NOON + 42_000,
+    },
+  },
+  list_approvals: { request: { state: 'pending' }, response: { approvals: [WAITING], next_before: null } },
+  decide_approval: {
+    request: { approval_ref: WAITING.approval_ref, decision: 'approved', terms: WAITING.terms },
+    response: {
+      ...WAITING,
+      decision: 'approved',
+      responder: 'key owner',
+      decided_at: NOON + 42_000,
+      effect: null,
+      terms: null,
+    },
+  },
+  get_settings: { response: { approval_links: 'agent' } },
+  update_settings: { request: { approval_links: 'owner' }, response: { approval_links: 'owner' } },
+  view_dashboard: {
+    request: { agent_id: 'crawler' },
+    response: {
+      generated_at: NOON,
+      operations_remaining: 961,
+      operations_used_24h: 39,
+      agents: [{ agent_id: 'crawler', depth: 0, limits: [DAY], spent_24h_usd: 1.17, approved_24h: 39 }],
+      agents_in_all: 1,
+      burn: {
+        agent_id: 'crawler',
+        window: 'daily',
+        limit_usd: 5,
+        spent_usd: 1.17,
+        from: NOON - 43_200_000,
+        to: NOON + 43_200_000,
+        points: [
+          { at: NOON - 43_200_000, spent_usd: 0 },
+          { at: NOON, spent_usd: 1.17 },
+        ],
+        rate_usd_per_hour: 0.09,
+        forecast_usd: 2.25,
+        limit_reached_at: null,
+      },
+      approvals: [
+        {
+          approval_ref: WAITING.approval_ref,
+          agent_id: 'crawler',
+          action_summary: WAITING.action_summary,
+          effect: WAITING.effect,
+          expires_at: NOON + 900_000,
+        },
+      ],
+      decisions: [
+        {
+          id: '019ab5c4-c0de-7f10-9a3b-2d5e8c7f1a44',
+          at: NOON - 4_000,
+          kind: 'approved',
+          agent_id: 'crawler',
+          subject: 'claude-sonnet-4-6',
+          amount_usd: 0.03,
+          detail: 'open',
+        },
+      ],
     },
   },
   create_channel: {

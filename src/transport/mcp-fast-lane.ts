@@ -6,6 +6,7 @@ import {
   SERVER_INFO_META_KEY,
   SUPPORTED_PROTOCOL_VERSIONS,
 } from '@modelcontextprotocol/server'
+import { clientCapabilitiesSchema } from './mcp-elicitation.ts'
 import type { ToolAnswer } from './mcp-tools.ts'
 
 /**
@@ -27,6 +28,9 @@ const NO_ARGUMENTS: Record<string, unknown> = {}
 /** `_meta` keys with this prefix have a meaning of their own, so the lane must know each. */
 const RESERVED_PREFIX = 'io.modelcontextprotocol/'
 
+/** Its answer may be a question to the human first, for clients that say they can open a page. */
+const ELICITING_TOOL = 'request_approval'
+
 type Fields = Record<string, unknown>
 type HeaderReader = (name: string) => string | undefined
 
@@ -42,16 +46,17 @@ export function readPlainCall(message: unknown, header: HeaderReader, isTool: (n
   // JSON can carry a key that the SDK's parser drops; the lane leaves it to the SDK.
   if (!isFields(args) || Object.hasOwn(args, '__proto__')) return null
   const modern = eraOf(meta, name, header)
-  return modern === null ? null : { id: id as string | number, name, arguments: args, modern }
+  if (modern === null || (modern && name === ELICITING_TOOL && canOpenUrls(meta))) return null
+  return { id: id as string | number, name, arguments: args, modern }
 }
 
 /** The response to a plain call, byte for byte as the SDK writes it. */
 export function createPlainAnswers(info: Implementation): (call: PlainCall, answer: ToolAnswer) => string {
   const modernFields = `,"resultType":"complete","_meta":${JSON.stringify({ [SERVER_INFO_META_KEY]: info })}`
-  return (call, { isError, json }) => {
-    // A success holds its body twice: as text for clients of any age, and as structured content.
+  return (call, { isError, json, text }) => {
+    // A success says it twice: as text for clients of any age, and as structured content.
     const outcome = isError ? ',"isError":true' : `,"structuredContent":${json}`
-    const result = `{"content":[{"type":"text","text":${JSON.stringify(json)}}]${outcome}${call.modern ? modernFields : ''}}`
+    const result = `{"content":[{"type":"text","text":${JSON.stringify(text)}}]${outcome}${call.modern ? modernFields : ''}}`
     return `{"result":${result},"jsonrpc":"2.0","id":${JSON.stringify(call.id)}}`
   }
 }
@@ -114,6 +119,9 @@ function isPlainCapabilities(capabilities: unknown): boolean {
   }
   return true
 }
+
+const canOpenUrls = (meta: unknown): boolean =>
+  clientCapabilitiesSchema.safeParse(isFields(meta) ? meta[CLIENT_CAPABILITIES_META_KEY] : undefined).success
 
 const isFields = (value: unknown): value is Fields => typeof value === 'object' && value !== null && !Array.isArray(value)
 

@@ -11,11 +11,13 @@ import {
 import { DomainError } from '../core/errors.ts'
 import type { Log } from '../core/log.ts'
 import type { Execute, Operation } from '../core/operation.ts'
-import { failureBody, type McpCall } from './mcp-tools.ts'
+import { failureBody, type McpCall, viewUri } from './mcp-tools.ts'
 
 const ENVELOPES_URI = 'budget://envelopes'
 const ENVELOPE_PREFIX = 'budget://envelope/'
 const MIME_TYPE = 'application/json'
+/** HTML that speaks with its host as MCP Apps says (SEP-1865). */
+export const VIEW_TYPE = 'text/html;profile=mcp-app'
 /** Most values one completion may hold (MCP schema, CompleteResult). */
 const MAX_COMPLETIONS = 100
 
@@ -54,6 +56,8 @@ export type McpResourcesDeps<D> = {
   readonly operations: readonly Operation<D>[]
   readonly execute: Execute<D>
   readonly log: Log
+  /** HTML pages that show tool results inside a conversation, by name (MCP Apps). */
+  readonly views?: Readonly<Record<string, () => Promise<string>>>
 }
 
 /** Envelopes as MCP resources, and the prompt over them. Everything is read through operations, so scopes and agent binding hold. */
@@ -62,8 +66,10 @@ export class McpResources<D> {
   readonly #listEnvelopes: Operation<D>
   readonly #execute: Execute<D>
   readonly #log: Log
+  readonly #views: NonNullable<McpResourcesDeps<D>['views']>
 
-  constructor({ operations, execute, log }: McpResourcesDeps<D>) {
+  constructor({ operations, execute, log, views = {} }: McpResourcesDeps<D>) {
+    this.#views = views
     this.#getEnvelope = operationNamed(operations, 'get_envelope')
     this.#listEnvelopes = operationNamed(operations, 'list_envelopes')
     this.#execute = execute
@@ -72,6 +78,9 @@ export class McpResources<D> {
 
   /** @throws ProtocolError with the product's error body as data */
   async read(uri: string, call: McpCall): Promise<ReadResourceResult> {
+    const view = Object.entries(this.#views).find(([name]) => viewUri(name) === uri)?.[1]
+    // The same for everyone: what it shows comes with the tool's result. It needs nothing from anywhere, so the host's closed default fits.
+    if (view) return { contents: [{ uri, mimeType: VIEW_TYPE, text: await view(), _meta: { ui: { prefersBorder: true } } }] }
     const body = await this.#reading(uri, call, () => this.#bodyOf(uri, call))
     return { contents: [{ uri, mimeType: MIME_TYPE, text: JSON.stringify(body) }] }
   }

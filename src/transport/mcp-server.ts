@@ -1,4 +1,5 @@
 import {
+  CLIENT_CAPABILITIES_META_KEY,
   createMcpHandler,
   type Implementation,
   isLegacyRequest,
@@ -10,8 +11,9 @@ import {
 } from '@modelcontextprotocol/server'
 import { z } from 'zod'
 import type { Log } from '../core/log.ts'
+import { elicitApproval } from './mcp-elicitation.ts'
 import { INSTRUCTIONS } from './mcp-instructions.ts'
-import { type McpResources, PROMPTS, RESOURCE_TEMPLATES, RESOURCES } from './mcp-resources.ts'
+import { type McpResources, PROMPTS, RESOURCE_TEMPLATES, RESOURCES, VIEW_TYPE } from './mcp-resources.ts'
 import { type McpCall, type McpTools, toolResult } from './mcp-tools.ts'
 
 /** What one key may list stays the same for as long as a client keeps it. */
@@ -25,6 +27,7 @@ const OPTIONS: ServerOptions = {
     resources: { listChanged: false },
     prompts: { listChanged: false },
     completions: {},
+    extensions: { 'io.modelcontextprotocol/ui': { mimeTypes: [VIEW_TYPE] } },
   },
   cacheHints: {
     'tools/list': LIST_CACHE,
@@ -89,7 +92,15 @@ export class McpBackend<D> {
     const server = new Server(info, OPTIONS)
     server.onerror = (error) => this.#rejected(error, call)
     server.setRequestHandler('tools/list', () => ({ tools: tools.list(call.caller) }))
-    server.setRequestHandler('tools/call', async ({ params }) => {
+    server.setRequestHandler('tools/call', async ({ params }, { mcpReq }) => {
+      if (params.name === 'request_approval') {
+        const elicited = await elicitApproval(tools, params.arguments ?? {}, call, {
+          capabilities: mcpReq.envelope?.[CLIENT_CAPABILITIES_META_KEY],
+          responses: mcpReq.inputResponses,
+          state: mcpReq.requestState(),
+        })
+        if (elicited !== null) return 'inputRequests' in elicited ? elicited : toolResult(elicited)
+      }
       const answer = await tools.call(params.name, params.arguments ?? {}, call)
       if (answer !== undefined) return toolResult(answer)
       const names = tools.list(call.caller).map(({ name }) => name)

@@ -7,8 +7,13 @@ import { type CallContext, type Caller, type Execute, mayCall, type Operation } 
 /** One MCP request: who sends it, and the id that its log lines carry. */
 export type McpCall = CallContext & { readonly requestId: string }
 
-/** What a tool call ends in: a REST body, or the error body REST would answer. `json` is `body` as sent. */
-export type ToolAnswer = { readonly isError: boolean; readonly body: Record<string, unknown>; readonly json: string }
+/** What a tool call ends in: a REST body, or the error body REST would answer. `json` is `body` as sent, `text` what people and models read. */
+export type ToolAnswer = {
+  readonly isError: boolean
+  readonly body: Record<string, unknown>
+  readonly json: string
+  readonly text: string
+}
 
 export type McpToolsDeps<D> = {
   readonly operations: readonly Operation<D>[]
@@ -48,19 +53,27 @@ export class McpTools<D> {
     if (entry === undefined) return undefined
     try {
       const { body } = await this.#execute(entry.operation, call, args)
-      return { isError: false, body, json: JSON.stringify(body) }
+      const json = JSON.stringify(body)
+      return { isError: false, body, json, text: entry.operation.toolText?.(body) ?? json }
     } catch (error) {
-      const body = failureBody(error, call.requestId, this.#log)
-      return { isError: true, body, json: JSON.stringify(body) }
+      return toolFailure(error, call.requestId, this.#log)
     }
   }
 }
 
 /** A tool answer in MCP's words: the body as structured content and as text. Errors are text only, as no output schema covers them. */
-export const toolResult = ({ isError, body, json }: ToolAnswer): CallToolResult =>
-  isError
-    ? { content: [{ type: 'text', text: json }], isError: true }
-    : { content: [{ type: 'text', text: json }], structuredContent: body }
+export const toolResult = ({ isError, body, text }: ToolAnswer): CallToolResult =>
+  isError ? { content: [{ type: 'text', text }], isError: true } : { content: [{ type: 'text', text }], structuredContent: body }
+
+/** A failure as an answer that says what to do. */
+export function toolFailure(error: unknown, requestId: string, log: Log): ToolAnswer {
+  const body = failureBody(error, requestId, log)
+  const json = JSON.stringify(body)
+  return { isError: true, body, json, text: json }
+}
+
+/** The address of a tool's view. */
+export const viewUri = (view: string): string => `ui://gvnr/${view}`
 
 /** The error body that REST answers for the same failure. A bug is logged and shows no more than the request id. */
 export function failureBody(error: unknown, requestId: string, log: Log): ReturnType<DomainError['toBody']> {
@@ -77,6 +90,7 @@ function definitionOf<D>(operation: Operation<D>): Tool {
     annotations: { title: operation.title, ...operation.tool },
     inputSchema: jsonSchema(operation.input, 'input'),
     outputSchema: jsonSchema(operation.output, 'output'),
+    ...(operation.toolView !== undefined && { _meta: { ui: { resourceUri: viewUri(operation.toolView) } } }),
   }
 }
 

@@ -8,7 +8,7 @@ import { originOf } from './discovery.ts'
 import { clientAddress, errorResponse, type HttpContext, type HttpEnv, headerOf, readJson, requestIdOf } from './http.ts'
 import { createPlainAnswers, readPlainCall } from './mcp-fast-lane.ts'
 import { corsHeaders, createGate, type GateOptions, preflightHeaders } from './mcp-gate.ts'
-import { McpResources } from './mcp-resources.ts'
+import { McpResources, type McpResourcesDeps } from './mcp-resources.ts'
 import { McpBackend } from './mcp-server.ts'
 import { type McpCall, McpTools } from './mcp-tools.ts'
 
@@ -17,6 +17,7 @@ export type McpDeps<D> = {
   readonly execute: Execute<D>
   readonly auth: Authenticator
   readonly log: Log
+  readonly views?: McpResourcesDeps<D>['views']
 }
 export type McpOptions = GateOptions & {
   readonly version: string

@@ -233,12 +233,14 @@ function errorResponses<D>(operation: Operation<D>, resultName: string): Record<
             'X-Request-Id': header('RequestId'),
             ...(list.some((code) => WAIT_CODES.includes(code)) && { 'Retry-After': header('RetryAfter') }),
           },
-          content: json(orDenial(status, {
-            allOf: [
-              { $ref: '#/components/schemas/Error' },
-              { type: 'object', properties: { error: { type: 'string', enum: list } } },
-            ],
-          })),
+          content: json(
+            orDenial(status, {
+              allOf: [
+                { $ref: '#/components/schemas/Error' },
+                { type: 'object', properties: { error: { type: 'string', enum: list } } },
+              ],
+            }),
+          ),
           'x-error-codes': list,
         },
       ]),

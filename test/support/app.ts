@@ -1,4 +1,4 @@
-import { type App, createApp } from '../../src/app.ts'
+import { type App, type AppOptions, createApp } from '../../src/app.ts'
 import { type Config, readConfig } from '../../src/config.ts'
 import { type Clock, ManualClock } from '../../src/core/clock.ts'
 import { createLog } from '../../src/core/log.ts'
@@ -64,7 +64,7 @@ export type TestApp<C extends Clock = ManualClock> = {
   stop(): Promise<void>
 }
 
-type Options<C extends Clock> = { clock?: C; config?: Partial<Config>; start?: boolean }
+type Options<C extends Clock> = { clock?: C; config?: Partial<Config>; start?: boolean; live?: AppOptions['live'] }
 
 /**
  * The whole product on a database, in-process: `createApp` as main.ts calls it, except that every result is checked against its
@@ -83,7 +83,7 @@ export async function openTestApp<C extends Clock = ManualClock>(
   }
   const logged: JsonBody[] = []
   const log = createLog(config.LOG_LEVEL, (line) => logged.push(JSON.parse(line) as JsonBody))
-  const app = createApp(config, { database, clock, log }, { checkResults: true })
+  const app = createApp(config, { database, clock, log }, { checkResults: true, ...(options.live && { live: options.live }) })
   if (options.start) await app.start()
   const api = apiOf(app)
 

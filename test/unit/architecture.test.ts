@@ -19,8 +19,14 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   billing: ['core', 'db'],
   notifications: ['core', 'db', 'accounts', 'budgets'],
   approvals: ['core', 'db', 'accounts', 'budgets', 'notifications'],
+  usage: ['core', 'db', 'budgets'],
+  governance: ['core', 'db', 'prices', 'budgets'],
+  resources: ['core', 'budgets'],
+  cli: ['core', 'db', 'governance'],
+  dashboard: ['core', 'accounts', 'budgets', 'approvals', 'usage'],
+  status: ['core'],
   transport: ['core', 'accounts', 'budgets', 'rate', 'idempotency', 'prices', 'billing', 'approvals', 'notifications'],
-  pages: ['core', 'accounts', 'budgets', 'rate', 'prices', 'billing', 'approvals'],
+  pages: ['core', 'accounts', 'budgets', 'rate', 'prices', 'billing', 'approvals', 'notifications', 'dashboard', 'status'],
 }
 
 /** Files that stay inside their room: how it stores things is nobody else's business. */

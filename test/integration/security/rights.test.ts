@@ -28,6 +28,7 @@ type Named = {
   readonly clearanceId: string
   readonly key: string
   readonly approvalId: string
+  readonly approvalRef: string
   readonly channelId: string
   readonly webhookId: string
 }
@@ -137,6 +138,19 @@ const TABLE: Record<string, Row> = {
     answers: { ...agentRead, agentElsewhere: 404 },
     request: ({ approvalId }) => get(`/v1/approval/check/${approvalId}`),
   },
+  list_approvals: { access: 'key', answers: everyone, request: () => get('/v1/approval') },
+  decide_approval: {
+    access: 'key',
+    answers: ofOthers(ownerOnly),
+    request: ({ approvalRef }) => post(`/v1/approval/decide/${approvalRef}`, { decision: 'denied' }),
+  },
+  get_settings: { access: 'key', answers: settings, request: () => get('/v1/account/settings') },
+  update_settings: {
+    access: 'key',
+    answers: ownerOnly,
+    request: () => ({ method: 'PUT', path: '/v1/account/settings', body: { approval_links: 'owner' } }),
+  },
+  view_dashboard: { access: 'key', answers: everyone, request: () => get('/v1/dashboard') },
   create_channel: {
     access: 'key',
     answers: { ...ownerOnly, owner: 201, otherOwner: 201 },
@@ -269,12 +283,15 @@ async function createWorld({ api, clock, createAccount, createKey }: TestApp): P
   await api.post('/v1/idempotency/check', { key: 'invoice-1' }, owner)
   const clear = await api.post('/v1/budget/clear', { agent_id: 'team/a', model: 'gpt-4o', estimated_tokens: 100 }, owner)
   const approval = await api.post('/v1/approval/request', { agent_id: 'team/a', action_summary: 'buy a list' }, owner)
+  const listed = await api.get('/v1/approval', owner)
+  const [waiting] = listed.body.approvals as { approval_ref: string }[]
   const channel = await api.post('/v1/account/channels', { kind: 'webhook', url: HOOK }, owner)
   const webhook = await api.post('/v1/webhooks', { url: HOOK }, owner)
   return {
     accountId,
     key: owner,
     approvalId: String(approval.body.approval_id),
+    approvalRef: waiting!.approval_ref,
     channelId: String(channel.body.channel_id),
     webhookId: String(webhook.body.webhook_id),
     keyId: victim.keyId,
@@ -307,6 +324,7 @@ const ACCOUNT_TABLES = [
   'approvals',
   'endpoints',
   'outbox',
+  'sessions',
   'credits',
   'payment_intents',
   'receiving_addresses',
@@ -332,7 +350,7 @@ describe('the table of rights', () => {
   })
 
   it('asks for the operation that it names', () => {
-    const named = { keyId: 'k', clearanceId: 'c', key: 'x', approvalId: 'a', channelId: 'h', webhookId: 'w' }
+    const named = { keyId: 'k', clearanceId: 'c', key: 'x', approvalId: 'a', approvalRef: 'r', channelId: 'h', webhookId: 'w' }
     for (const { name, method, path } of operations) {
       const request = TABLE[name]!.request(named)
       expect(request.method).toBe(method.toUpperCase())
@@ -388,7 +406,8 @@ describeEachDatabase('rights', (openTestDatabase) => {
     for (const [name, row] of Object.entries(TABLE)) {
       if (
         row.access !== 'key' ||
-        row.request({ keyId: '', clearanceId: '', key: '', approvalId: '', channelId: '', webhookId: '' }).method === 'GET'
+        row.request({ keyId: '', clearanceId: '', key: '', approvalId: '', approvalRef: '', channelId: '', webhookId: '' })
+          .method === 'GET'
       )
         continue
       // Nothing is stored of a server that cannot serve it yet.
