@@ -15,7 +15,11 @@ export class RgfUsageError extends Error {}
  * @param openDatabase opens the configured database; only `plan` needs it
  * @returns 0: well; 1: the file has mistakes
  */
-export async function rgf(parameters: string[], openDatabase: () => Promise<Database>, print: (text: string) => void): Promise<0 | 1> {
+export async function rgf(
+  parameters: string[],
+  openDatabase: () => Promise<Database>,
+  print: (text: string) => void,
+): Promise<0 | 1> {
   const { values, positionals } = parseArgs({ args: parameters, allowPositionals: true, options: { days: { type: 'string' } } })
   const [action, path = '.rgf', ...more] = positionals
   if ((action !== 'check' && action !== 'plan') || more.length > 0)

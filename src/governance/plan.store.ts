@@ -48,8 +48,12 @@ export async function nextHolds(
 
 /** How many were denied already from a moment on. */
 export async function countDenials({ sql, prepare }: PlanSnapshot, from_ms: number): Promise<number> {
-  const [row] = await sql.unsafe('select count(*)::float8 as denied from denials where denied_ms >= $1::bigint', [String(from_ms)], {
-    prepare,
-  })
+  const [row] = await sql.unsafe(
+    'select count(*)::float8 as denied from denials where denied_ms >= $1::bigint',
+    [String(from_ms)],
+    {
+      prepare,
+    },
+  )
   return Number(row?.denied)
 }

@@ -98,7 +98,8 @@ class Replay {
   #stoppedBy(path: readonly string[], hold: PlannedHold): { level: string; reason: string } | null {
     const asked = hold.isBooking ? { tool: hold.model.slice(hold.model.indexOf(':') + 1) } : { model: hold.model }
     const refusal = this.#policy.refusal(path, asked)
-    if (refusal) return { level: refusal.path, reason: refusal.reason === 'tool_not_allowed' ? 'allowed_tools' : 'allowed_models' }
+    if (refusal)
+      return { level: refusal.path, reason: refusal.reason === 'tool_not_allowed' ? 'allowed_tools' : 'allowed_models' }
     for (const level of path) {
       const limits = this.#policy.limits(level)
       if (limits === null) continue

@@ -35,7 +35,6 @@ export function mountDiscovery<D>(app: Hono<HttpEnv>, deps: DiscoveryDeps<D>, op
     const file = deps.governanceFile?.() ?? null
     if (failure === null)
       return jsonResponse(200, { ok: true, database: 'ok', ...(file && { governance_file: file }), version }, id)
-      return jsonResponse(200, { ok: true, database: 'ok', governance_file: deps.governanceFile(), version }, id)
     const details = { ok: false, database: 'unavailable', reason: failure }
     return errorResponse(new DomainError('database_unavailable', { details, retryAfterSeconds: 1 }), id, deps.log)
   })
