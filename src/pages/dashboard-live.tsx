@@ -90,6 +90,7 @@ function Waiting({ approval, now_ms, viewer }: WaitingProps) {
           viewer={viewer}
           action="decide_approval"
           class="decide"
+          named={false}
           hidden={{ approval_ref: approval.approval_ref, terms: approval.terms }}
         >
           <button class="button main" type="submit" name="decision" value="approved">

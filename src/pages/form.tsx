@@ -7,6 +7,8 @@ type Props = {
   readonly action: string
   readonly class?: string
   readonly children?: Child
+  /** False where doing it twice is the same as once: the form then stays the same each time it is drawn. */
+  readonly named?: boolean
   /** Fields that are not shown. */
   readonly hidden?: Readonly<Record<string, string | null>>
 }
@@ -15,11 +17,11 @@ type Props = {
  * A form of the dashboard. It carries what no other site knows, so that nobody else can send it, and a name of its own, so that sending it twice
  * does it once.
  */
-export function Form({ viewer, action, class: className, hidden = {}, children }: Props) {
+export function Form({ viewer, action, class: className, hidden = {}, named = true, children }: Props) {
   return (
     <form method="post" action={`/dashboard/${action}`} {...(className !== undefined && { class: className })}>
       <input type="hidden" name="form_token" value={viewer.formToken} />
-      <input type="hidden" name="form_id" value={randomUUID()} />
+      {named ? <input type="hidden" name="form_id" value={randomUUID()} /> : null}
       {Object.entries(hidden).map(([name, value]) => (value === null ? null : <input type="hidden" name={name} value={value} />))}
       {children}
     </form>

@@ -41,7 +41,8 @@ type Connection<T> = {
   readonly opened_ms: number
   readonly render: (data: T, session: Session) => string
   readonly controller: ReadableStreamDefaultController<Uint8Array>
-  sent: string
+  /** What it was sent last. */
+  sent: T | null
   sent_ms: number
 }
 type Topic<T> = { data: T | null; mark: string; loaded_ms: number; notBefore_ms: number }
@@ -82,7 +83,16 @@ export class LiveHub<T> {
       {
         start: (controller) => {
           const opened_ms = performance.now()
-          connection = { token, topic: topicOf(subject), accountId, opened_ms, render, controller, sent: '', sent_ms: opened_ms }
+          connection = {
+            token,
+            topic: topicOf(subject),
+            accountId,
+            opened_ms,
+            render,
+            controller,
+            sent: null,
+            sent_ms: opened_ms,
+          }
           this.#connections.add(connection)
           controller.enqueue(encoder.encode('retry: 3000\n\n'))
           this.#timer ??= setInterval(() => void this.#poll(), this.#options.poll_ms).unref()
@@ -154,18 +164,17 @@ export class LiveHub<T> {
     const { controller } = connection
     // Whoever has not read the last one gets the newest when it has.
     if (data === null || !this.#connections.has(connection) || (controller.desiredSize ?? 0) <= 0) return
-    const event = connection.render(data, session)
     const now_ms = performance.now()
-    if (event === connection.sent) {
+    if (data === connection.sent) {
       // Something now and then, so that nothing in between takes the connection for dead.
       if (now_ms - connection.sent_ms < this.#options.refresh_ms) return
       controller.enqueue(encoder.encode(': still here\n\n'))
       connection.sent_ms = now_ms
       return
     }
-    connection.sent = event
+    connection.sent = data
     connection.sent_ms = now_ms
-    controller.enqueue(encoder.encode(`event: update\ndata: ${event}\n\n`))
+    controller.enqueue(encoder.encode(`event: update\ndata: ${connection.render(data, session)}\n\n`))
   }
 
   #close(connection: Connection<T>, last = ''): void {

@@ -45,6 +45,7 @@ ${endpoints.join('\n\n')}
 - [OpenAPI 3.1](${origin}/openapi.json)
 - [MCP server description](${origin}/.well-known/mcp.json)
 - [Models and prices](${origin}/docs#list_models)
-- [Readiness](${origin}/ready)
+- [Dashboard for people](${origin}/dashboard)
+- [Status](${origin}/status.json)
 `
 }

@@ -1,8 +1,8 @@
-import { type InputRequiredResult, inputRequired, inputResponse } from '@modelcontextprotocol/server'
+import { type CallToolResult, type InputRequiredResult, inputRequired, inputResponse } from '@modelcontextprotocol/server'
 import { z } from 'zod'
 import { DomainError } from '../core/errors.ts'
 import { plainLine } from '../core/text.ts'
-import type { McpCall, ToolAnswer } from './mcp-tools.ts'
+import { type McpCall, type ToolAnswer, toolResult } from './mcp-tools.ts'
 
 /** How long the retried call waits for the decision; clients give a call a minute. */
 const WAIT_SECONDS = 25
@@ -39,14 +39,20 @@ export async function elicitApproval(
   args: Record<string, unknown>,
   call: McpCall,
   round: Round,
-): Promise<InputRequiredResult | ToolAnswer | null> {
+): Promise<InputRequiredResult | CallToolResult | null> {
   if (!clientCapabilitiesSchema.safeParse(round.capabilities).success) return null
-  return round.state === undefined ? ask(tools, args, call) : complete(tools, args, call, round)
+  if (round.state === undefined) return ask(tools, args, call)
+  const answer = await complete(tools, args, call, round)
+  return answer && toolResult(answer)
 }
 
-async function ask(tools: Tools, args: Record<string, unknown>, call: McpCall): Promise<InputRequiredResult | ToolAnswer | null> {
+async function ask(
+  tools: Tools,
+  args: Record<string, unknown>,
+  call: McpCall,
+): Promise<InputRequiredResult | CallToolResult | null> {
   const answer = await tools.call('request_approval', args, call)
-  if (answer === undefined || answer.isError) return answer ?? null
+  if (answer === undefined || answer.isError) return answer ? toolResult(answer) : null
   const { expires_at: _, ...state } = requestedSchema.parse(answer.body)
   const { agent_id, action_summary } = argumentsSchema.parse(args)
   return inputRequired({

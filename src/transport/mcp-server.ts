@@ -99,7 +99,7 @@ export class McpBackend<D> {
           responses: mcpReq.inputResponses,
           state: mcpReq.requestState(),
         })
-        if (elicited !== null) return 'inputRequests' in elicited ? elicited : toolResult(elicited)
+        if (elicited !== null) return elicited
       }
       const answer = await tools.call(params.name, params.arguments ?? {}, call)
       if (answer !== undefined) return toolResult(answer)

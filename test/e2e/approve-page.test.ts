@@ -1,23 +1,9 @@
-import axe from 'axe-core'
 import type { Browser, BrowserContextOptions, Page } from 'playwright-core'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { startBrowser } from '../support/browser.ts'
 import { Client } from '../support/client.ts'
+import { audit, LOOKS, PHONE, withPage as withPageOf } from '../support/looks.ts'
 import { type Server, startServer } from '../support/server.ts'
-
-type AxeResult = { violations: { id: string; nodes: { html: string; failureSummary?: string }[] }[] }
-const AXE = axe.source
-/** Set to a folder to look at the pages as they are tested. */
-const SCREENSHOTS = process.env.GVNR_SCREENSHOTS
-
-const PHONE = { viewport: { width: 360, height: 640 }, deviceScaleFactor: 2, isMobile: true, hasTouch: true }
-const DESKTOP = { viewport: { width: 1280, height: 800 } }
-const LOOKS: [string, BrowserContextOptions][] = [
-  ['phone, light', { ...PHONE, colorScheme: 'light' }],
-  ['phone, dark', { ...PHONE, colorScheme: 'dark' }],
-  ['desktop, light', { ...DESKTOP, colorScheme: 'light' }],
-  ['desktop, dark', { ...DESKTOP, colorScheme: 'dark' }],
-]
 
 describe('the approval page in a browser', () => {
   let server: Server
@@ -58,31 +44,8 @@ describe('the approval page in a browser', () => {
     expect(answer.status).toBe(200)
     return answer.body
   }
-  /** @param expected what the browser may complain about */
-  const withPage = async (
-    options: BrowserContextOptions,
-    work: (page: Page) => Promise<void>,
-    expected?: RegExp,
-  ): Promise<void> => {
-    const context = await browser.newContext(options)
-    const page = await context.newPage()
-    const problems: string[] = []
-    page.on('console', (message) => message.type() === 'error' && problems.push(message.text()))
-    page.on('pageerror', (error) => problems.push(error.message))
-    page.on('requestfailed', (failed) => problems.push(`${failed.url()} failed`))
-    await work(page)
-    expect(problems.filter((problem) => !expected?.test(problem))).toEqual([])
-    await context.close()
-  }
-  const audit = async (page: Page, name: string): Promise<void> => {
-    if (SCREENSHOTS) await page.screenshot({ path: `${SCREENSHOTS}/${name.replaceAll(/[^a-z]+/g, '-')}.png`, fullPage: true })
-    const result = await page.evaluate<AxeResult>(
-      `${AXE}; axe.run({ runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'] })`,
-    )
-    expect(result.violations.map(({ id, nodes }) => `${id}: ${nodes[0]?.html} ${nodes[0]?.failureSummary}`)).toEqual([])
-    const overflow = await page.evaluate('document.documentElement.scrollWidth - document.documentElement.clientWidth')
-    expect(overflow).toBe(0)
-  }
+  const withPage = (options: BrowserContextOptions, work: (page: Page) => Promise<void>, expected?: RegExp): Promise<void> =>
+    withPageOf(browser, options, work, expected)
 
   it.each(LOOKS)('is accessible in every state: %s', async (name, look) => {
     await withPage(
@@ -113,10 +76,7 @@ describe('the approval page in a browser', () => {
         ])
         expect(answer.status()).toBe(409)
         await page.getByRole('alert').waitFor()
-        const result = await page.evaluate<AxeResult>(`${AXE}; axe.run()`)
-        expect(result.violations.map(({ id }) => id)).toEqual([])
-        if (SCREENSHOTS)
-          await page.screenshot({ path: `${SCREENSHOTS}/changed-${name.replaceAll(/[^a-z]+/g, '-')}.png`, fullPage: true })
+        await audit(page, `changed ${name}`)
         await client.setEnvelope(key, { agent_id: 'research/crawler', limit_usd: 5 })
       },
       /status of 409/,

@@ -8,7 +8,11 @@ export type Visitor = {
   readonly token: string
   open(path?: string, headers?: Record<string, string>): Promise<DashboardPage>
   /** Sends the form of this action as a browser does: with the fields that the page holds. */
-  submit(action: string, fields?: Record<string, string>, init?: { headers?: Record<string, string>; path?: string }): Promise<DashboardPage>
+  submit(
+    action: string,
+    fields?: Record<string, string>,
+    init?: { headers?: Record<string, string>; path?: string },
+  ): Promise<DashboardPage>
   post(action: string, fields: Record<string, string>, headers?: Record<string, string>): Promise<DashboardPage>
 }
 
@@ -31,7 +35,8 @@ export async function visit(app: App, key: string): Promise<Visitor> {
   const answer = await sendSignIn(app, key)
   const set = answer.headers.get('set-cookie') ?? ''
   const token = /gvnr_session=([\w-]+)/.exec(set)?.[1]
-  if (answer.status !== 303 || token === undefined) throw new Error(`not signed in: ${answer.status} ${answer.html.slice(0, 300)}`)
+  if (answer.status !== 303 || token === undefined)
+    throw new Error(`not signed in: ${answer.status} ${answer.html.slice(0, 300)}`)
   return visitorWith(app, token)
 }
 
@@ -58,7 +63,9 @@ export function visitorWith(app: App, token: string): Visitor {
       const form = formsOf(html).find(
         (candidate) =>
           candidate.action === action &&
-          Object.entries(fields).every(([name, value]) => candidate.hidden[name] === undefined || candidate.hidden[name] === value),
+          Object.entries(fields).every(
+            ([name, value]) => candidate.hidden[name] === undefined || candidate.hidden[name] === value,
+          ),
       )
       if (form === undefined) throw new Error(`the page has no form for ${action} with ${JSON.stringify(fields)}`)
       return post(action, { ...form.hidden, ...fields }, init.headers)
@@ -68,22 +75,22 @@ export function visitorWith(app: App, token: string): Visitor {
 
 /** The forms of a page, with what they carry unseen. */
 export function formsOf(html: string): { action: string; hidden: Record<string, string> }[] {
-  return [...html.matchAll(/<form method="post" action="\/dashboard\/([\w-]+)"[^>]*>(.*?)<\/form>/gs)].map(([, action, inner]) => ({
-    action: action!,
-    hidden: Object.fromEntries(
-      [...inner!.matchAll(/<input type="hidden" name="(\w+)" value="([^"]*)"/g)].map(([, name, value]) => [name!, plain(value!)]),
-    ),
-  }))
+  return [...html.matchAll(/<form method="post" action="\/dashboard\/([\w-]+)"[^>]*>(.*?)<\/form>/gs)].map(
+    ([, action, inner]) => ({
+      action: action!,
+      hidden: Object.fromEntries(
+        [...inner!.matchAll(/<input type="hidden" name="(\w+)" value="([^"]*)"/g)].map(([, name, value]) => [
+          name!,
+          plain(value!),
+        ]),
+      ),
+    }),
+  )
 }
 
 /** The text that escaped HTML stands for. */
 export const plain = (html: string): string =>
-  html
-    .replaceAll('&lt;', '<')
-    .replaceAll('&gt;', '>')
-    .replaceAll('&quot;', '"')
-    .replaceAll('&#39;', "'")
-    .replaceAll('&amp;', '&')
+  html.replaceAll('&lt;', '<').replaceAll('&gt;', '>').replaceAll('&quot;', '"').replaceAll('&#39;', "'").replaceAll('&amp;', '&')
 
 /** The next events of a stream, each with its data. Ends the reading when `until` is content, or at the end of the stream. */
 export async function readEvents(

@@ -17,8 +17,7 @@ describeEachDatabase('events of the dashboard', (openTestDatabase) => {
     visitor = await visit(t.app, owner)
   })
   afterAll(() => t.stop())
-  const follow = (who = visitor, query = '') =>
-    t.app.request(`/dashboard/events${query}`, { headers: { cookie: who.cookie } })
+  const follow = (who = visitor, query = '') => t.app.request(`/dashboard/events${query}`, { headers: { cookie: who.cookie } })
   const clear = (app = t, agent_id = 'crawler') =>
     app.api.post('/v1/budget/clear', { agent_id, model: 'gpt-4o', estimated_tokens: 1000 }, owner)
   const parts = (data: string | undefined) => JSON.parse(data ?? '{}') as Record<string, string>

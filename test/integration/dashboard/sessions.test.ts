@@ -35,7 +35,9 @@ describeEachDatabase('sessions of the dashboard', (openTestDatabase) => {
   it('are sent over https only where the server is reached so', async () => {
     const secure = await openTestApp(t.database, { config: { PUBLIC_URL: 'https://gvnr.example.com' } })
     const answer = await sendSignIn(secure.app, owner, { origin: 'https://gvnr.example.com' })
-    expect(answer.headers.get('set-cookie')).toMatch(/^__Host-gvnr_session=[\w-]{43}; Path=\/; HttpOnly; SameSite=Strict; Max-Age=\d+; Secure$/)
+    expect(answer.headers.get('set-cookie')).toMatch(
+      /^__Host-gvnr_session=[\w-]{43}; Path=\/; HttpOnly; SameSite=Strict; Max-Age=\d+; Secure$/,
+    )
     const token = /=([\w-]{43});/.exec(answer.headers.get('set-cookie')!)![1]
     const page = (cookie: string) => secure.app.request('/dashboard', { headers: { cookie } }).then((response) => response.text())
     expect(await page(`__Host-gvnr_session=${token}`)).toContain('Sign out')
@@ -59,7 +61,17 @@ describeEachDatabase('sessions of the dashboard', (openTestDatabase) => {
   it('cannot be forged', async () => {
     const { token } = await visit(t.app, owner)
     const other = `${token.slice(0, -2)}${token.endsWith('AA') ? 'BB' : 'AA'}`
-    for (const forged of ['', 'x', other, token.toUpperCase(), `${token}x`, "' or 1=1 --", owner, 'A'.repeat(43), 'A'.repeat(8000)]) {
+    for (const forged of [
+      '',
+      'x',
+      other,
+      token.toUpperCase(),
+      `${token}x`,
+      "' or 1=1 --",
+      owner,
+      'A'.repeat(43),
+      'A'.repeat(8000),
+    ]) {
       const page = await visitorWith(t.app, forged).open()
       expect(page.html).toContain(SIGN_IN)
       expect(page.html).not.toContain('Sign out')
