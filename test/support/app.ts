@@ -3,6 +3,7 @@ import { type Config, readConfig } from '../../src/config.ts'
 import { type Clock, ManualClock } from '../../src/core/clock.ts'
 import { createLog } from '../../src/core/log.ts'
 import type { Database } from '../../src/db/client.ts'
+import type { GovernanceSource } from '../../src/governance/source.ts'
 
 export const ADMIN_SECRET = 'operator secret of the tests'
 /** A Wednesday noon, far from every boundary but the hour's. */
@@ -64,7 +65,13 @@ export type TestApp<C extends Clock = ManualClock> = {
   stop(): Promise<void>
 }
 
-type Options<C extends Clock> = { clock?: C; config?: Partial<Config>; start?: boolean; live?: AppOptions['live'] }
+type Options<C extends Clock> = {
+  clock?: C
+  config?: Partial<Config>
+  start?: boolean
+  live?: AppOptions['live']
+  governance?: GovernanceSource
+}
 
 /**
  * The whole product on a database, in-process: `createApp` as main.ts calls it, except that every result is checked against its
@@ -83,7 +90,11 @@ export async function openTestApp<C extends Clock = ManualClock>(
   }
   const logged: JsonBody[] = []
   const log = createLog(config.LOG_LEVEL, (line) => logged.push(JSON.parse(line) as JsonBody))
-  const app = createApp(config, { database, clock, log }, { checkResults: true, ...(options.live && { live: options.live }) })
+  const app = createApp(
+    config,
+    { database, clock, log, ...(options.governance && { governance: options.governance }) },
+    { checkResults: true, ...(options.live && { live: options.live }) },
+  )
   if (options.start) await app.start()
   const api = apiOf(app)
 

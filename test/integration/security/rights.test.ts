@@ -35,7 +35,11 @@ type Named = {
 type Request = { readonly method: string; readonly path: string; readonly body?: unknown }
 type Answers = { readonly [C in 'owner' | 'agent' | 'agentElsewhere' | 'read' | 'readBound' | 'otherOwner']: number }
 type Row = { readonly request: (named: Named) => Request } & (
-  | { readonly access: 'key'; readonly answers: Answers; /** Who may ask and is denied, with 403 and no error body. */ readonly denied?: Caller }
+  | {
+      readonly access: 'key'
+      readonly answers: Answers /** Who may ask and is denied, with 403 and no error body. */
+      readonly denied?: Caller
+    }
   | { readonly access: 'public' | 'admin'; readonly success: number }
 )
 

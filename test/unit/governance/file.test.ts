@@ -132,7 +132,25 @@ describe('the places of keys', () => {
   })
 
   it('end for every text that a TOML parser accepts', () => {
-    const piece = fc.constantFrom('a', '.b', ' = ', '1', '"x"', "'y'", '"""', "'''", '[', ']', '{', '}', ',', '\n', '#', ' ', '\\')
+    const piece = fc.constantFrom(
+      'a',
+      '.b',
+      ' = ',
+      '1',
+      '"x"',
+      "'y'",
+      '"""',
+      "'''",
+      '[',
+      ']',
+      '{',
+      '}',
+      ',',
+      '\n',
+      '#',
+      ' ',
+      '\\',
+    )
     fc.assert(
       fc.property(fc.array(piece, { maxLength: 30 }), (pieces) => {
         const source = pieces.join('')

@@ -36,7 +36,14 @@ describe('a governance policy', () => {
   })
 
   it('knows a model in its other spellings, and no other model by its beginning', () => {
-    for (const model of ['gpt-4o', 'GPT-4o', 'openai/gpt-4o', 'gpt-4o-2024-08-06', 'claude-opus-4-8', 'anthropic/claude-haiku-4.5'])
+    for (const model of [
+      'gpt-4o',
+      'GPT-4o',
+      'openai/gpt-4o',
+      'gpt-4o-2024-08-06',
+      'claude-opus-4-8',
+      'anthropic/claude-haiku-4.5',
+    ])
       expect(mayUse(model), model).toBe(true)
     for (const model of ['gpt-4o-mini', 'gpt-4', 'o1', 'text-embedding-3-large', 'meta/llama', 'x-claude-opus', 'gpt-4o/o1'])
       expect(mayUse(model), model).toBe(false)
