@@ -93,6 +93,7 @@ export type App = {
   readonly fetch: Hono<HttpEnv>['fetch']
   readonly request: Hono<HttpEnv>['request']
   readonly engine: DecisionEngine
+  readonly budgets: BudgetService
   readonly keys: KeyResolver
   readonly billing: BillingService
   /** What was allowed while the database was away; absent without a governance file. */
@@ -277,6 +278,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     fetch: app.fetch,
     request: app.request,
     engine,
+    budgets,
     keys,
     billing,
     outage,

@@ -2,7 +2,7 @@ import { LRUCache } from 'lru-cache'
 import { type Companion, type CompanionPart, IN_LOCKED } from '../budgets/companion.ts'
 import type { AccountChange } from '../budgets/state.ts'
 import type { Nanousd } from '../core/money.ts'
-import type { Parameters } from '../db/array-literal.ts'
+import { ArrayLiteral, type Parameters } from '../db/array-literal.ts'
 import type { Database } from '../db/client.ts'
 
 const REMEMBERED = 50_000
@@ -101,13 +101,15 @@ export async function sumOpenHolds(
   agentIds: readonly string[],
   now_ms: number,
 ): Promise<Map<string, OpenHolds>> {
+  const ids = new ArrayLiteral()
+  for (const agentId of agentIds) ids.text(agentId)
   const rows = await sql.unsafe(
     `select u.agent_id, count(*)::int as count, sum(h.estimate_nanousd)::bigint as amount
      from unnest($2::text[]) u(agent_id), lateral (
        select estimate_nanousd, expires_ms from holds where account_id = $1::uuid and agent_id = u.agent_id and state = 0
        order by taken_version desc, hold_id desc limit ${MAX_OPEN}) h
      where h.expires_ms > $3::bigint group by 1`,
-    [accountId, sql.array(agentIds as string[]), String(now_ms)] as never,
+    [accountId, ids.close(), String(now_ms)],
     { prepare },
   )
   return new Map(rows.map((row) => [row.agent_id as string, { count: row.count as number, amount: row.amount as bigint }]))
