@@ -54,6 +54,7 @@ import { clientAddress, errorResponse, type HttpContext, type HttpEnv, requestId
 import { mountMcp } from './transport/mcp.ts'
 import { openApiDocument } from './transport/openapi.ts'
 import { mountRest } from './transport/rest.ts'
+import { ExactRouter } from './transport/router.ts'
 import { mountX402 } from './transport/x402.ts'
 import { AgentSightings } from './usage/agents.store.ts'
 import { AgentService } from './usage/agents.ts'
@@ -194,7 +195,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
   })
   const auth = new Authenticator({ keys }, { adminSecret: config.ADMIN_SECRET })
 
-  const app = new Hono<HttpEnv>()
+  const app = new Hono<HttpEnv>({ router: new ExactRouter((path) => /^\/(?:api\/)?v1\/|^\/mcp$/.test(path)) })
   const origin = (c: HttpContext) => originOf(c, { publicUrl: config.PUBLIC_URL, trustedProxies: config.TRUST_PROXY })
   const limits = { trustedProxies: config.TRUST_PROXY, bodyLimit_bytes: BODY_LIMIT_BYTES, origin }
   mountX402(app, { operations: paidOperations, execute, auth, log }, { ...limits, publicUrl: config.PUBLIC_URL })

@@ -11,6 +11,7 @@ import { createLog, type Log } from './core/log.ts'
 import { type Database, openDatabase } from './db/client.ts'
 import { migrateDatabase } from './db/migrate.ts'
 import { GovernanceFileError, GovernanceSource } from './governance/source.ts'
+import { answerUnparsed } from './transport/unparsed.ts'
 
 const CLOCK_SYNC_MS = 10_000
 /** How long requests under way may take after SIGTERM, and what then remains for closing the database. */
@@ -56,6 +57,7 @@ async function main(): Promise<void> {
     },
   )
 
+  if ('maxHeadersCount' in server) answerUnparsed(server)
   server.on('error', (error) => {
     process.stderr.write(
       `Cannot listen on ${config.HOST} port ${config.PORT}: ${error.message}. Set HOST and PORT to a free address.\n`,

@@ -100,11 +100,13 @@ function clear(draft: Draft, command: ClearCommand): Approval | Denial {
   let tightest: LimitView | null = null
   let suspendedPath: string | undefined
   let fits = true
+  let hasLoopLimit = command.loop !== undefined
   for (const agentId of command.path) {
     const further = draft.policy === null ? null : draft.policy.limits(agentId)
     const envelope = draft.envelope(agentId) ?? (further && NO_ENVELOPE)
     if (envelope === null) continue
     if (envelope.suspendedMs) suspendedPath ??= agentId
+    if (envelope.loop) hasLoopLimit = true
     const spent = spentAt(envelope, draft.clockMs)
     for (let index = 0; index < WINDOW_COUNT; index++) {
       let limit = envelope.limits[index] ?? null
@@ -125,7 +127,7 @@ function clear(draft: Draft, command: ClearCommand): Approval | Denial {
       }
     }
   }
-  const loop = LoopWatch.of(draft, command)
+  const loop = hasLoopLimit ? LoopWatch.of(draft, command) : null
   if (!command.forced) {
     const reason = denialReason(draft, command, {
       isSuspended: suspendedPath !== undefined,

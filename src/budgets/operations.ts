@@ -146,19 +146,26 @@ export const getEnvelope = defineOperation({
   },
 })
 
+const MAX_LISTED = 1000
+
 export const listEnvelopes = defineOperation({
   name: 'list_envelopes',
   title: 'List spend envelopes',
-  description: 'Every envelope of the account in order of agent_id; a key bound to an agent sees its own path and below.',
+  description:
+    'The envelopes of the account in order of agent_id; a key bound to an agent sees its own path and below. Where there are more, next is the value of after for the following ones.',
   tag: 'Budget',
   method: 'get',
   path: '/v1/budget/envelope',
   access: { kind: 'key', scopes: ['owner', 'agent', 'read'] },
-  input: z.object({}),
-  output: z.object({ envelopes: z.array(envelopeView) }),
-  async run({ budgets }: BudgetDeps, _input, { caller }) {
-    const envelopes = await budgets.listEnvelopes(caller.accountId, caller.agentId)
-    return { envelopes: envelopes.map(envelopeJson) }
+  input: z.object({
+    limit: z.coerce.number().int().min(1).max(MAX_LISTED).optional().describe(`How many at most; ${MAX_LISTED} when left out`),
+    after: z.string().max(128).optional().describe('The next of the page before'),
+  }),
+  output: z.object({ envelopes: z.array(envelopeView), next: z.string().optional() }),
+  async run({ budgets }: BudgetDeps, { limit, after }, { caller }) {
+    const page = { boundTo: caller.agentId, after: after ?? '', count: limit ?? MAX_LISTED }
+    const { envelopes, next } = await budgets.listEnvelopes(caller.accountId, page)
+    return { envelopes: envelopes.map(envelopeJson), ...(next !== null && { next }) }
   },
 })
 

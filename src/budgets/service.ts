@@ -2,7 +2,6 @@ import type { Clock } from '../core/clock.ts'
 import { DomainError } from '../core/errors.ts'
 import { isUuid } from '../core/ids.ts'
 import { type Nanousd, nanousdFromUsd } from '../core/money.ts'
-import { isWithin } from '../core/operation.ts'
 import type { Database } from '../db/client.ts'
 import { withDatabaseFailure } from '../db/failure.ts'
 import type { Catalogue } from '../prices/catalogue.ts'
@@ -28,7 +27,7 @@ import type {
   Unresolved,
   Usage,
 } from './state.ts'
-import { type LaneSql, loadEnvelopes, loadLedgerEntries, readEnvelopes } from './store.ts'
+import { type EnvelopeFilter, type LaneSql, loadEnvelopes, loadLedgerEntries, readEnvelopes } from './store.ts'
 import { HOLD_KIND, type HoldKind } from './tables.ts'
 import { nextReset, WINDOWS, type Window } from './windows.ts'
 
@@ -92,7 +91,8 @@ export type EnvelopeView = {
 }
 
 export type Standing = {
-  readonly spent: PerWindow<Nanousd>
+  /** null: nothing counts here yet. */
+  readonly spent: PerWindow<Nanousd> | null
   readonly limits: readonly LimitView[]
   readonly suspendedMs: number | null
 }
@@ -315,7 +315,7 @@ export class BudgetService {
    * @throws DomainError `not_found`
    */
   async getEnvelope(accountId: string, agentId: string): Promise<EnvelopeView> {
-    const [found] = await this.#read(accountId, agentId)
+    const [found] = await this.#read(accountId, { agentId })
     const view = found ?? this.#viewOf(agentId, NO_ENVELOPE, this.#clock.now())
     if (view === null) throw envelopeNotFound(agentId)
     return view
@@ -323,39 +323,41 @@ export class BudgetService {
 
   /** What was counted, limited and suspended on some paths, as of now; paths on which nothing is are left out. */
   async standingOf(accountId: string, paths: readonly string[]): Promise<Map<string, Standing>> {
-    const lane = this.#lane
-    const rows = await withDatabaseFailure(
-      loadEnvelopes(
-        lane,
-        paths.map((path) => [accountId, path]),
-      ),
-    )
+    const pairs = paths.map((path) => [accountId, path] as const)
+    const rows = await withDatabaseFailure(loadEnvelopes(this.#lane, pairs))
     const now_ms = this.#clock.now()
     return new Map(
       rows.flatMap(({ agentId, envelope, clockMs }): [string, Standing][] => {
-        if (envelope === null) return []
         const at_ms = Math.max(now_ms, clockMs)
-        const limits = this.#viewOf(agentId, envelope, at_ms)?.limits ?? []
-        return [[agentId, { spent: spentAt(envelope, at_ms), limits, suspendedMs: envelope.suspendedMs ?? null }]]
+        const limits = this.#viewOf(agentId, envelope ?? NO_ENVELOPE, at_ms)?.limits ?? []
+        if (envelope === null && limits.length === 0) return []
+        const { suspendedMs = null } = envelope ?? NO_ENVELOPE
+        return [[agentId, { spent: envelope && spentAt(envelope, at_ms), limits, suspendedMs }]]
       }),
     )
   }
 
   /** Every limit that a spend of this agent must fit, as it stands now, widest level first. */
   async limitsOnPath(accountId: string, agentId: string): Promise<LimitView[]> {
-    const views: LimitView[] = []
-    const known = new Map((await this.#read(accountId, null)).map((view) => [view.agentId, view]))
-    for (const path of pathOf(agentId)) {
-      const view = known.get(path) ?? this.#viewOf(path, NO_ENVELOPE, this.#clock.now())
-      if (view) views.push(...view.limits)
-    }
-    return views
+    const path = pathOf(agentId)
+    const standing = await this.standingOf(accountId, path)
+    return path.flatMap((level) => standing.get(level)?.limits ?? [])
   }
 
-  /** Envelopes in order of agent id, those within `boundTo` only when the key is bound. Of the governance file's, those that have counted something here. */
-  async listEnvelopes(accountId: string, boundTo: string | null): Promise<EnvelopeView[]> {
-    const all = await this.#read(accountId, null)
-    return boundTo === null ? all : all.filter((envelope) => isWithin(envelope.agentId, boundTo))
+  /**
+   * Envelopes in order of agent id (by bytes), those within `boundTo` only when the key is bound. Of the governance file's, those that have
+   * counted something here.
+   * @param after the agent id to go on behind; '' to begin
+   * @returns at most `count`, and the agent id to go on behind when there are more
+   */
+  async listEnvelopes(
+    accountId: string,
+    page: { boundTo: string | null; after: string; count: number },
+  ): Promise<{ envelopes: EnvelopeView[]; next: string | null }> {
+    const envelopes = await this.#read(accountId, { ...page, count: page.count + 1 })
+    if (envelopes.length <= page.count) return { envelopes, next: null }
+    envelopes.length = page.count
+    return { envelopes, next: envelopes.at(-1)?.agentId ?? null }
   }
 
   /** Adds governance ops to an account. @param ops a positive integer @returns the new quota */
@@ -384,7 +386,7 @@ export class BudgetService {
 
   /** What a raise would start from now; for showing it before anyone agrees to it. */
   async viewRaise(accountId: string, raise: Raise): Promise<RaiseView> {
-    const [row] = await readEnvelopes(this.#lane, accountId, raise.agentId)
+    const [row] = await readEnvelopes(this.#lane, accountId, { agentId: raise.agentId })
     const at_ms = Math.max(this.#clock.now(), row?.accountClockMs ?? 0)
     const envelope = row?.envelope ?? null
     const index = WINDOWS.indexOf(raise.window)
@@ -404,9 +406,9 @@ export class BudgetService {
     return this.#engine.submit(accountId, { ...command, kind: 'decide', resumed: false })
   }
 
-  async #read(accountId: string, agentId: string | null): Promise<EnvelopeView[]> {
+  async #read(accountId: string, filter: EnvelopeFilter): Promise<EnvelopeView[]> {
     const alsoPaths = this.#policy()?.limitedPaths ?? []
-    const rows = await withDatabaseFailure(readEnvelopes(this.#lane, accountId, agentId, alsoPaths))
+    const rows = await withDatabaseFailure(readEnvelopes(this.#lane, accountId, filter, alsoPaths))
     const now_ms = this.#clock.now()
     // The account may have decided at a later time than this process's clock shows; a window never runs backwards.
     return rows.flatMap((row) => this.#viewOf(row.agentId, row.envelope, Math.max(now_ms, row.accountClockMs)) ?? [])

@@ -163,29 +163,29 @@ export async function writeChanges(
   changes: readonly AccountChange[],
   companions: readonly Companion[],
 ): Promise<Set<string>> {
-  const { text, values, used } = writeStatement(changes, companions)
-  const rows = await query(lane, text, values)
-  const stored = new Set(rows.map((row) => row.account_id as string))
+  const ordered = changes.length === 1 ? changes : [...changes].sort(byAccount)
+  const { text, values, used } = writeStatement(ordered, companions, lane.prepare)
+  const [row] = await query(lane, text, values)
+  const stored = new Set(
+    row?.stored === ordered.length
+      ? ordered.map((change) => change.account.accountId)
+      : ((row?.accounts as string | null) ?? '').split(','),
+  )
   for (const part of used) part.stored?.(stored)
   return stored
 }
 
-/** Only the parts that have rows are in the text, so a batch of plain approvals runs a short statement: few texts exist. */
-function writeStatement(changes: readonly AccountChange[], companions: readonly Companion[]) {
+/** Ids are lower-case UUIDs: as text they sort as PostgreSQL sorts them. */
+const byAccount = (a: AccountChange, b: AccountChange): number => (a.account.accountId < b.account.accountId ? -1 : 1)
+
+/**
+ * Only the parts that have rows are in the text, so a batch of plain approvals runs a short statement: few texts exist.
+ * @param isOrdered rows are joined in the order of the arrays, by the settings of the lanes' connections (db/client.ts)
+ */
+function writeStatement(changes: readonly AccountChange[], companions: readonly Companion[], isOrdered: boolean) {
   const p = new Parameters()
-  const parts = [
-    `with locked as materialized (
-  select a.account_id from accounts a join unnest(${p.add('uuid', changes, (c, a) => a.raw(c.account.accountId))}, ${p.add('bigint', changes, (c, a) => a.raw(c.account.version))}) u(account_id, version)
-    on a.account_id = u.account_id and a.version = u.version
-  order by a.account_id for no key update of a)`,
-  ]
   const changed = changes.filter((change) => change.changed)
-  if (changed.length > 0) {
-    parts.push(`account_rows as (
-  update accounts a set ops = u.ops, clock_ms = u.clock_ms, version = a.version + 1
-  from unnest(${p.add('uuid', changed, (c, a) => a.raw(c.account.accountId))}, ${p.add('bigint', changed, (c, a) => a.raw(c.ops))}, ${p.add('bigint', changed, (c, a) => a.raw(c.clockMs))}) u(account_id, ops, clock_ms)
-  where a.account_id = u.account_id and ${IN_LOCKED})`)
-  }
+  const parts = isOrdered && changed.length === changes.length ? [updateAndLock(p, changes)] : lockThenUpdate(p, changes, changed)
   const charged = rowsOf(changes, (change) => change.charged)
   if (charged.length > 0) {
     parts.push(`charged as (
@@ -248,8 +248,35 @@ function writeStatement(changes: readonly AccountChange[], companions: readonly 
     parts.push(part.sql)
     used.push(part)
   }
-  return { text: `${parts.join(',\n')}\nselect account_id from locked`, values: p.values(), used }
+  const text = `with ${parts.join(',\n')}
+select count(*)::integer as stored, case when count(*) < ${p.addOne('integer', changes.length)} then string_agg(account_id::text, ',') end as accounts from locked`
+  return { text, values: p.values(), used }
 }
+
+/** The update is the lock: one visit to each account row instead of two. Every row is updated, in key order. */
+const updateAndLock = (p: Parameters, changes: readonly AccountChange[]): string => `locked as (
+  update accounts a set ops = u.ops, clock_ms = u.clock_ms, version = a.version + 1
+  from unnest(${accountParameters(p, changes)}, ${quotaParameters(p, changes)}) u(account_id, version, ops, clock_ms)
+  where a.account_id = u.account_id and a.version = u.version
+  returning a.account_id)`
+
+function lockThenUpdate(p: Parameters, changes: readonly AccountChange[], changed: readonly AccountChange[]): string[] {
+  const locked = `locked as materialized (
+  select a.account_id from accounts a join unnest(${accountParameters(p, changes)}) u(account_id, version)
+    on a.account_id = u.account_id and a.version = u.version
+  order by a.account_id for no key update of a)`
+  if (changed.length === 0) return [locked]
+  const updated = `account_rows as (
+  update accounts a set ops = u.ops, clock_ms = u.clock_ms, version = a.version + 1
+  from unnest(${accountParameters(p, changed)}, ${quotaParameters(p, changed)}) u(account_id, version, ops, clock_ms)
+  where a.account_id = u.account_id and ${IN_LOCKED})`
+  return [locked, updated]
+}
+
+const accountParameters = (p: Parameters, changes: readonly AccountChange[]): string =>
+  `${p.add('uuid', changes, (c, a) => a.raw(c.account.accountId))}, ${p.add('bigint', changes, (c, a) => a.raw(c.account.version))}`
+const quotaParameters = (p: Parameters, changes: readonly AccountChange[]): string =>
+  `${p.add('bigint', changes, (c, a) => a.raw(c.ops))}, ${p.add('bigint', changes, (c, a) => a.raw(c.clockMs))}`
 
 type EnvelopeRow = readonly [accountId: string, entry: readonly [agentId: string, envelope: EnvelopeState]]
 
@@ -400,23 +427,37 @@ function loadedHold(row: Row): LoadedHold {
   return { ...accountOf(row), hold }
 }
 
+export type EnvelopeFilter =
+  | { readonly agentId: string }
+  /** The next `count` in order of agent id after `after`; with `boundTo`, of that path and below. */
+  | { readonly after: string; readonly count: number; readonly boundTo: string | null }
+
 /**
- * All envelopes of an account that have a limit, and those of `alsoPaths`, by agent id; `agentId` picks one. With the account's clock:
- * its decisions, and so its windows, never run backwards behind it.
+ * An account's envelopes that have a limit, and those of `alsoPaths`, by agent id. With the account's clock: its decisions, and so its windows,
+ * never run backwards behind it.
  */
 export async function readEnvelopes(
   lane: LaneSql,
   accountId: string,
-  agentId: string | null,
+  filter: EnvelopeFilter,
   alsoPaths: readonly string[] = [],
 ): Promise<{ agentId: string; envelope: EnvelopeState; accountClockMs: number }[]> {
   const also = new ArrayLiteral()
   for (const path of alsoPaths) also.text(path)
+  const [where, values] =
+    'agentId' in filter
+      ? ['e.agent_id = $3', [filter.agentId]]
+      : filter.boundTo === null
+        ? ['e.agent_id collate "C" > $3 order by e.agent_id collate "C" limit $4', [filter.after, String(filter.count)]]
+        : [
+            `e.agent_id collate "C" > $3 and (e.agent_id = $5 or starts_with(e.agent_id, $5 || '/')) order by e.agent_id collate "C" limit $4`,
+            [filter.after, String(filter.count), filter.boundTo],
+          ]
   const rows = await query(
     lane,
     `select e.agent_id, a.clock_ms, ${ENVELOPE_COLUMNS} from envelopes e join accounts a on a.account_id = e.account_id
-     where e.account_id = $1 ${agentId === null ? '' : 'and e.agent_id = $3'} and (coalesce(${LIMITS}) is not null or e.agent_id = any($2::text[])) order by e.agent_id collate "C"`,
-    agentId === null ? [accountId, also.close()] : [accountId, also.close(), agentId],
+     where e.account_id = $1 and (coalesce(${LIMITS}) is not null or e.agent_id = any($2::text[])) and ${where}`,
+    [accountId, also.close(), ...values],
   )
   return rows.map((row) => ({
     agentId: row.agent_id as string,

@@ -13,9 +13,13 @@ export type BatcherOptions = {
 export const AGAIN = Symbol('again')
 export type BatchResult<R> = PromiseSettledResult<R> | typeof AGAIN
 
+/** Up to so many waiting items always go together. */
+const MIN_SPLIT = 16
+
 /**
  * Runs at most one batch at a time. An item that finds it idle goes at once; those that arrive meanwhile wait and go together in
- * the next run. No timers: load makes the batches.
+ * the next run, but no more than half of all that are on their way: while the database works on one half, this process answers the
+ * other and reads what comes next. No timers: load makes the batches.
  */
 export class Batcher<T, R> {
   readonly #run: (items: T[]) => Promise<BatchResult<R>[]>
@@ -56,9 +60,14 @@ export class Batcher<T, R> {
   }
 
   async #drain(): Promise<void> {
+    let last = 0
     while (this.#queue.length > 0) {
-      const batch = this.#queue.length <= this.#options.maxBatch ? this.#queue : this.#queue.slice(0, this.#options.maxBatch)
-      this.#queue = batch === this.#queue ? [] : this.#queue.slice(this.#options.maxBatch)
+      // Those just answered are about to come back: they count as on their way.
+      const half = Math.ceil((this.#queue.length + last) / 2)
+      const size = Math.min(this.#options.maxBatch, Math.max(half, MIN_SPLIT))
+      const batch = this.#queue.length <= size ? this.#queue : this.#queue.slice(0, size)
+      this.#queue = batch === this.#queue ? [] : this.#queue.slice(size)
+      last = batch.length
       try {
         const results = await this.#run(batch.map((waiting) => waiting.item))
         const again: Waiting<T, R>[] = []

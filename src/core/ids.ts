@@ -6,13 +6,14 @@ let poolAt = POOL_BYTES
 let lastMs = 0
 let sequence = 0
 
-function randomSlice(bytes: number): Buffer {
+/** @returns where the next `bytes` random bytes of the pool begin */
+function takeRandom(bytes: number): number {
   if (poolAt + bytes > POOL_BYTES) {
     randomFillSync(pool)
     poolAt = 0
   }
   poolAt += bytes
-  return pool.subarray(poolAt - bytes, poolAt)
+  return poolAt - bytes
 }
 
 /**
@@ -28,10 +29,10 @@ export function uuidv7(now_ms: number): string {
     lastMs += 1
     sequence = 0
   }
-  const bytes = randomSlice(8)
-  bytes[0] = 0x80 | ((bytes[0] ?? 0) & 0x3f)
+  const at = takeRandom(8)
+  pool[at] = 0x80 | ((pool[at] ?? 0) & 0x3f)
   const time = lastMs.toString(16).padStart(12, '0')
-  const tail = bytes.toString('hex')
+  const tail = pool.toString('hex', at, at + 8)
   const counter = (0x7000 | sequence).toString(16)
   return `${time.slice(0, 8)}-${time.slice(8)}-${counter}-${tail.slice(0, 4)}-${tail.slice(4)}`
 }
@@ -41,4 +42,7 @@ const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/
 export const isUuid = (text: string): boolean => UUID.test(text)
 
 /** A request id for logs and the X-Request-Id header: 16 hex digits. */
-export const requestId = (): string => randomSlice(8).toString('hex')
+export function requestId(): string {
+  const at = takeRandom(8)
+  return pool.toString('hex', at, at + 8)
+}

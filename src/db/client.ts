@@ -66,6 +66,11 @@ const CLOSE_TIMEOUT_SECONDS = 5
 const STATEMENT_TIMEOUT_MS = 10_000
 const LOCK_TIMEOUT_MS = 5_000
 const IDLE_IN_TRANSACTION_TIMEOUT_MS = 10_000
+/**
+ * The few statements of the lanes are planned once: planning each batch anew costs more than running it (docs/decisions/0003). They look rows up
+ * by key in the order in which they are given, so that processes that lock the same rows never wait for each other in a circle.
+ */
+const LANE_SETTINGS = { plan_cache_mode: 'force_generic_plan', enable_hashjoin: 'off', enable_mergejoin: 'off' }
 const RETRY_SECONDS = { first: 0.05, most: 0.5 }
 /** protocol_violation: how PgBouncer refuses a startup parameter it does not know. */
 const CODE_PROTOCOL_VIOLATION = '08P01'
@@ -110,7 +115,7 @@ function connectPostgres(url: string, prepare: boolean, options: DatabaseOptions
     // Every lookup is by key. A plan made while the tables were small must not scan them when they have grown.
     enable_seqscan: 'off',
   }
-  const client = (max: number, onclose?: () => void): Sql =>
+  const client = (max: number, onclose?: () => void, settings = {}): Sql =>
     postgres(url, {
       ...commonOptions(),
       max,
@@ -119,14 +124,14 @@ function connectPostgres(url: string, prepare: boolean, options: DatabaseOptions
       max_lifetime: null, // a connection that closes retires its pool: no reason to close one that works
       connect_timeout: CONNECT_TIMEOUT_SECONDS,
       backoff: (attempt) => Math.min(RETRY_SECONDS.first * 2 ** attempt, RETRY_SECONDS.most),
-      connection: { application_name: 'gvnr', ...(prepare ? timeouts : {}) },
+      connection: { application_name: 'gvnr', ...(prepare ? { ...timeouts, ...settings } : {}) },
     })
   const pool = createRenewedPool((onClose) => {
     const sql = client(options.poolSize ?? POOL_SIZE, onClose)
     createOrm(sql) // for what it changes in the client
     return sql
   })
-  const lanes = createRenewedPool((onClose) => client(options.laneConnections ?? LANE_CONNECTIONS, onClose))
+  const lanes = createRenewedPool((onClose) => client(options.laneConnections ?? LANE_CONNECTIONS, onClose, LANE_SETTINGS))
   // Subscriptions end with the client they were made on, which opens their connection again by itself.
   const listener = client(1)
   const { sql } = pool

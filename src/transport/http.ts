@@ -56,10 +56,13 @@ export function errorResponse(error: unknown, id: string, log: Log): Response {
  * @throws DomainError `payload_too_large`, `unsupported_media_type`, `invalid_json`
  */
 export async function readJson(c: HttpContext, limit_bytes: number): Promise<unknown> {
-  const text = await readText(c, limit_bytes).catch((cause: unknown) => {
+  let text: string
+  try {
+    text = await readText(c, limit_bytes)
+  } catch (cause) {
     // The peer left in the middle of its body: not our failure, and nobody is there to read the answer.
     throw cause instanceof DomainError ? cause : new DomainError('invalid_json', { cause })
-  })
+  }
   if (text === '') return {}
   const type = headerOf(c, 'content-type')
   if (type !== undefined && !/^application\/(?:[\w.+-]+\+)?json\b/i.test(type)) throw new DomainError('unsupported_media_type')
@@ -70,7 +73,7 @@ export async function readJson(c: HttpContext, limit_bytes: number): Promise<unk
   }
 }
 
-async function readText(c: HttpContext, limit_bytes: number): Promise<string> {
+function readText(c: HttpContext, limit_bytes: number): string | Promise<string> {
   const declared = headerOf(c, 'content-length')
   if (declared !== undefined) {
     if (Number(declared) > limit_bytes) throw new DomainError('payload_too_large')
@@ -79,6 +82,10 @@ async function readText(c: HttpContext, limit_bytes: number): Promise<string> {
     return c.req.text()
   }
   if (headerOf(c, 'transfer-encoding') === undefined && c.env?.incoming !== undefined) return ''
+  return readCounted(c, limit_bytes)
+}
+
+async function readCounted(c: HttpContext, limit_bytes: number): Promise<string> {
   const body = c.req.raw.body
   if (body === null) return ''
   const chunks: Uint8Array[] = []

@@ -139,7 +139,7 @@ export class AgentService {
       const own = standing.get(row.agentId)
       return {
         ...row,
-        spent: own === undefined ? null : perWindow(own.spent),
+        spent: own?.spent ? perWindow(own.spent) : null,
         limits: own?.limits ?? [],
         open: open.get(row.agentId) ?? { count: 0, amount: 0n },
         suspendedPath: pathOf(row.agentId).find((level) => standing.get(level)?.suspendedMs != null) ?? null,

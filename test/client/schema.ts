@@ -69,7 +69,7 @@ export interface paths {
     }
     /**
      * List spend envelopes
-     * @description Every envelope of the account in order of agent_id; a key bound to an agent sees its own path and below.
+     * @description The envelopes of the account in order of agent_id; a key bound to an agent sees its own path and below. Where there are more, next is the value of after for the following ones.
      */
     get: operations['list_envelopes']
     /**
@@ -963,6 +963,10 @@ export interface components {
         | 'invalid_json'
         | 'unsupported_media_type'
         | 'payload_too_large'
+        | 'malformed_request'
+        | 'headers_too_large'
+        | 'request_timeout'
+        | 'expectation_failed'
         | 'invalid_email'
         | 'invalid_agent_id'
         | 'invalid_action_summary'
@@ -1242,6 +1246,7 @@ export interface components {
           account_limit_usd?: number
         }[]
       }[]
+      next?: string
     }
     DeleteEnvelopeResult: {
       /** @constant */
@@ -2616,7 +2621,12 @@ export interface operations {
   }
   list_envelopes: {
     parameters: {
-      query?: never
+      query?: {
+        /** @description How many at most; 1000 when left out */
+        limit?: number
+        /** @description The next of the page before */
+        after?: string
+      }
       header?: never
       path?: never
       cookie?: never

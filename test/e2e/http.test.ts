@@ -224,7 +224,7 @@ describe('bytes that are not quite HTTP', () => {
     for (const { status, headers, body } of responses) {
       expect(status).toBeLessThan(500)
       expect(headers).not.toMatch(/^x-smuggled/im)
-      // Node's own refusals have no body, and pages answer as pages.
+      // Node's own refusal of a request without Host has no body, and pages answer as pages.
       if (status < 400 || body === '' || body.startsWith('<!doctype html>')) continue
       expect(headers).toMatch(/^content-type: application\/json/im)
       expect(JSON.parse(body)).toEqual(
@@ -261,6 +261,17 @@ describe('bytes that are not quite HTTP', () => {
   ])('ends the connection after %s', async (_name, line, status) => {
     const { responses } = await exchange(`${line}${CRLF}${CRLF}`, head('GET /v1/account HTTP/1.1'))
     expect(responses.map((response) => response.status)).toEqual([status])
+    if (_name === 'no Host') return
+    expect(JSON.parse(responses[0]!.body)).toEqual({
+      error: status === 431 ? 'headers_too_large' : 'malformed_request',
+      hint: expect.any(String),
+      retryable: false,
+    })
+  })
+
+  it('says what it does not understand in Expect', async () => {
+    const { responses } = await exchange(head(POST, JSON_TYPE, 'Expect: miracles', `Content-Length: ${CLEAR.length}`), CLEAR)
+    expect(responses[0]).toMatchObject({ status: 417, body: expect.stringContaining('"error":"expectation_failed"') })
   })
 
   it('refuses too much with 413 and a body, also in chunks', async () => {

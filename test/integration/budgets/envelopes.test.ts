@@ -187,6 +187,30 @@ describeEachDatabase('envelopes, over REST', (openTestDatabase) => {
       expect((await test.api.get(envelopePath('a'), stranger.key)).status).toBe(404)
     })
 
+    it('lists in pages, each going on behind the one before, within what a key may see', async () => {
+      const own = await test.createAccount()
+      const agents = ['a', 'a/1', 'a/2', 'ab', 'B', 'é', 'z']
+      for (const agent_id of agents) await test.api.put(ENVELOPE, { agent_id, limit_usd: 1 }, own.key)
+      const bound = await test.createKey(own.key, { scope: 'agent', agent_id: 'a' })
+      const walk = async (key: string, limit: number): Promise<string[]> => {
+        const seen: string[] = []
+        for (let after = ''; ; ) {
+          const path = `${ENVELOPE}?limit=${limit}&after=${encodeURIComponent(after)}`
+          const page = expectStatus(200, await test.api.get(path, key))
+          expect(page.envelopes.length).toBeLessThanOrEqual(limit)
+          seen.push(...page.envelopes.map(({ agent_id }) => String(agent_id)))
+          if (page.next === undefined) return seen
+          after = String(page.next)
+        }
+      }
+      for (const limit of [1, 2, 3, 7, 1000]) {
+        expect(await walk(own.key, limit)).toEqual(['B', 'a', 'a/1', 'a/2', 'ab', 'z', 'é'])
+        expect(await walk(bound.key, limit)).toEqual(['a', 'a/1', 'a/2'])
+      }
+      for (const limit of ['0', '1001', 'x', '1.5'])
+        expect((await test.api.get(`${ENVELOPE}?limit=${limit}`, own.key)).body).toMatchObject({ error: 'invalid_params' })
+    })
+
     it('reads a window that has passed as spent 0', async () => {
       const agent = newAgent()
       await put(agent, { limits: { hourly: 5, daily: 5, session: 5 } })
