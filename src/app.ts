@@ -20,7 +20,7 @@ import { BudgetService } from './budgets/service.ts'
 import { type Config, ConfigError } from './config.ts'
 import type { Clock } from './core/clock.ts'
 import type { Log } from './core/log.ts'
-import { type Caller, createExecutor, type Execute, mayCall, type Operation } from './core/operation.ts'
+import { type Caller, createExecutor, type Execute, type Guards, mayCall, type Operation } from './core/operation.ts'
 import { SecretBox, secretKeysOf } from './core/secrets.ts'
 import { DashboardService } from './dashboard/service.ts'
 import type { Database } from './db/client.ts'
@@ -118,7 +118,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
   const mailer =
     config.SMTP_URL === undefined || config.MAIL_FROM === undefined ? null : createMailer(config.SMTP_URL, config.MAIL_FROM)
   const addressOf = async (accountId: string): Promise<string | null> => (await accounts.get(accountId)).notificationEmail
-  const mayMail = (address: string) =>
+  const mayMail = (address: string): ReturnType<Guards['throttle']> =>
     accounts.throttle({ subject: `mail:${hashOfAddress(address)}`, max: MAILS_PER_HOUR, window_ms: HOUR_MS, hint: '' })
   const sealing = new EndpointSealing(new SecretBox(secretKeysOf(config.SECRETS_KEY ?? '') ?? []))
   const delivery = new Delivery(

@@ -35,7 +35,7 @@ export async function loadMissing(
   for (const { accountId, commands } of groups) {
     const cached = cache.get(accountId)
     if (cached && commands.every((command) => isClearOf(cached, command)))
-      ready.set(accountId, { cached, state: stateOf(cached, undefined), commands })
+      ready.set(accountId, { cached, state: stateOf(cached, undefined, undefined), commands })
   }
   for (let round = 0; round < MAX_ROUNDS && ready.size < groups.length; round++) {
     const open = await findResumed(
@@ -61,10 +61,13 @@ export async function loadMissing(
   })
 }
 
-/** A clearance for which the cache has everything: nearly every command is one. */
+/** A clearance for which the cache has everything: nearly every command is one. What a loop limit counts, the cache has not. */
 function isClearOf(cached: CachedAccount, command: Command): boolean {
-  if (command.kind !== 'clear' || command.resumed) return false
-  for (const level of command.path) if (!cached.envelopes.has(level)) return false
+  if (command.kind !== 'clear' || command.resumed || command.loop !== undefined) return false
+  for (const level of command.path) {
+    const envelope = cached.envelopes.get(level)
+    if (envelope === undefined || envelope?.loop) return false
+  }
   return true
 }
 

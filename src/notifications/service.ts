@@ -176,11 +176,15 @@ export class NotificationService {
 
   /** @throws DomainError `not_found` */
   async get(accountId: string, role: Role, endpointId: string): Promise<Endpoint> {
+    return this.#deps.sealing.openOrHide(await this.#stored(accountId, role, endpointId))
+  }
+
+  async #stored(accountId: string, role: Role, endpointId: string): Promise<Endpoint> {
     const found = isUuid(endpointId)
       ? await withDatabaseFailure(findEndpoint(this.#deps.database, accountId, role, endpointId))
       : undefined
     if (found === undefined) throw notFound(role)
-    return this.#deps.sealing.openOrHide(found)
+    return found
   }
 
   /** @throws DomainError `invalid_webhook_url`, `forbidden` when the account has as many as it may */
@@ -231,7 +235,7 @@ export class NotificationService {
   async test(accountId: string, role: Role, endpointId: string): Promise<Result> {
     const { clock, database, delivery } = this.#deps
     const isMail = role === 'channel' && endpointId === EMAIL_CHANNEL
-    const endpoint = isMail ? null : await this.get(accountId, role, endpointId)
+    const endpoint = isMail ? null : await this.#stored(accountId, role, endpointId)
     const atMs = clock.now()
     const result = await delivery.deliver(
       {

@@ -8,13 +8,16 @@ type Burn = DashboardView['burn']
 const PER = { hourly: 'this hour', daily: 'today', weekly: 'this week', monthly: 'this month', session: 'in all' } as const
 export const usd = (amount: number): string => usdText(BigInt(Math.round(amount * 1e9)))
 
+/** Whole cents, where there are any: a rate is no bill. */
+const cents = (amount: number): number => (amount < 0.01 ? amount : Math.round(amount * 100) / 100)
+
 /** What the curve says, in one sentence. */
 export function outlookOf(burn: Burn, now_ms: number): string {
-  const rate = `${usd(burn.rate_usd_per_hour)} an hour`
+  const rate = `${usd(cents(burn.rate_usd_per_hour))} an hour`
   if (burn.limit_usd === null) return `It goes at ${rate}. No cap is set.`
   if (burn.limit_reached_at !== null && burn.limit_reached_at <= now_ms) return `The cap of ${usd(burn.limit_usd)} is reached.`
   if (burn.limit_reached_at === null)
-    return `At ${rate}, ${usd(burn.forecast_usd)} of ${usd(burn.limit_usd)} will be spent when the window ends.`
+    return `At ${rate}, ${usd(cents(burn.forecast_usd))} of ${usd(burn.limit_usd)} will be spent when the window ends.`
   return `At ${rate}, the cap of ${usd(burn.limit_usd)} is reached in ${leftText(burn.limit_reached_at - now_ms)}.`
 }
 

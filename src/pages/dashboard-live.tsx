@@ -200,9 +200,7 @@ function Outcome({ decision }: { readonly decision: DashboardView['decisions'][n
   return (
     <>
       <span class={`verdict ${kind}`}>{kind === 'denied' ? 'Denied' : 'Approved'}</span> <bdi>{plainLine(subject)}</bdi>
-      <span class="soft">
-        , {kind === 'denied' ? (REASONS[detail] ?? plainLine(detail)) : detail === 'open' ? 'not settled yet' : detail}
-      </span>
+      <span class="soft">, {kind === 'denied' ? (REASONS[detail] ?? plainLine(detail)) : plainLine(detail)}</span>
     </>
   )
 }

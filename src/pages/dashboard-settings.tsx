@@ -34,8 +34,8 @@ export function Keys({ viewer, keys, now_ms }: KeysProps) {
               </span>
             </div>
             <Form viewer={viewer} action="revoke_key" hidden={{ key_id: key.key_id }}>
-              <button class="button no" type="submit" aria-label={`Revoke the key ${plainLine(key.name)}`}>
-                {key.key_id === viewer.caller.keyId ? 'Revoke, and sign out' : 'Revoke'}
+              <button class="button no" type="submit" aria-label={`${revokeText(key.key_id, viewer)}: ${plainLine(key.name)}`}>
+                {revokeText(key.key_id, viewer)}
               </button>
             </Form>
           </li>
@@ -65,6 +65,8 @@ export function Keys({ viewer, keys, now_ms }: KeysProps) {
   )
 }
 
+const revokeText = (keyId: string, { caller }: Viewer): string => (keyId === caller.keyId ? 'Revoke, and sign out' : 'Revoke')
+
 type ChannelsProps = { readonly viewer: Viewer; readonly channels: List<'channels'>; readonly email: string | null }
 
 export function Channels({ viewer, channels, email }: ChannelsProps) {
@@ -80,7 +82,7 @@ export function Channels({ viewer, channels, email }: ChannelsProps) {
           {isOwner && email !== null ? (
             <>
               <Form viewer={viewer} action="test_channel" hidden={{ channel_id: 'email' }}>
-                <button class="button" type="submit" aria-label="Send a test mail">
+                <button class="button" type="submit" aria-label="Test: mail">
                   Test
                 </button>
               </Form>
@@ -251,7 +253,7 @@ export function Settings({ viewer, approvalLinks }: SettingsProps) {
         </label>
         <label class="choice">
           <input type="radio" name="approval_links" value="owner" checked={approvalLinks === 'owner'} />
-          <span>the channels above and this page only: an agent cannot approve its own request</span>
+          <span>the account's channels and this page only: an agent cannot approve its own request</span>
         </label>
         {mayChange ? (
           <button class="button main" type="submit">

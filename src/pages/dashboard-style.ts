@@ -18,7 +18,11 @@ export const dashboardStyle = `
 .dashboard .copyable { display: flex; flex-wrap: wrap; gap: .6rem; align-items: center; }
 .dashboard .notice .copyable { margin-top: .6rem; }
 #live-state { margin: 0 0 .6rem; font-size: .85rem; }
-.panels { display: grid; gap: 1.2rem; }
+.panels, .panels .column { display: grid; gap: 1.2rem; align-content: start; min-width: 0; }
+@media (max-width: 61.99rem) {
+  .panels .column { display: contents; }
+  #approvals { order: -4; } #quota { order: -3; } #burn { order: -2; } #agents { order: -1; } #decisions { order: 0; } .panel { order: 1; }
+}
 .panel { border: 1px solid var(--line); border-radius: 10px; padding: 1rem 1.2rem 1.2rem; min-width: 0; }
 .panel h2 { font-size: 1.05rem; margin-bottom: .6rem; }
 .panel p { margin: .4rem 0; }
@@ -48,6 +52,7 @@ export const dashboardStyle = `
 .agents .limit { display: grid; grid-template-columns: minmax(9.5rem, auto) 1fr; gap: .1rem .8rem; align-items: center; font-size: .9rem; font-variant-numeric: tabular-nums; margin-top: .25rem; }
 .waiting > li { border-top: 1px solid var(--line); padding: .7rem 0; margin: 0; overflow-wrap: anywhere; }
 .waiting > li:first-child { border-top: 0; padding-top: 0; }
+.waiting p { max-width: none; }
 .waiting .decide { display: flex; gap: .7rem; margin-top: .5rem; }
 .waiting .decide .button { min-width: 7rem; min-height: 2.75rem; }
 .decisions td { font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
@@ -56,7 +61,7 @@ export const dashboardStyle = `
 .verdict { font-weight: 600; color: var(--accent); } .verdict.denied { color: var(--deny); }
 .rows > li { display: flex; flex-wrap: wrap; align-items: center; gap: .4rem .6rem; border-top: 1px solid var(--line); padding: .55rem 0; margin: 0; }
 .rows > li:first-child { border-top: 0; padding-top: 0; }
-.rows > li > div { margin-right: auto; min-width: 0; overflow-wrap: anywhere; }
+.rows > li > div { flex: 1 1 9rem; min-width: 0; overflow-wrap: anywhere; }
 .rows .button { padding: .25rem .75rem; font-size: .9rem; }
 .stack { display: grid; gap: .8rem; margin: .7rem 0; max-width: 30rem; }
 .stack label > span { display: block; font-weight: 600; font-size: .9rem; margin-bottom: .2rem; }
@@ -79,5 +84,6 @@ export const dashboardStyle = `
 }
 h1.state { font-size: 1.9rem; margin: 1rem 0; }
 .state.ok { color: var(--accent); } .state.down { color: var(--deny); } .state.slow, .state.degraded { color: var(--put); } .state.off { color: var(--soft); }
-.status td { overflow-wrap: anywhere; }
+.status td { overflow-wrap: break-word; }
+.status td.state { white-space: nowrap; }
 `

@@ -50,43 +50,47 @@ export function Dashboard({ site, viewer, live, settings, notice, agentId, scrip
         <Panel id="approvals" title="Waiting for an answer" live="live-approvals" wide>
           <Approvals {...live} viewer={viewer} />
         </Panel>
-        <Panel id="quota" title="Quota" live="live-quota">
-          <Quota view={live.view} />
-        </Panel>
-        <Panel id="burn" title="Burn" live="live-burn">
-          <Burn view={live.view} />
-        </Panel>
-        <Panel id="agents" title="Agents" live="live-agents" after={<Envelopes viewer={viewer} view={live.view} />}>
-          <Agents view={live.view} />
-        </Panel>
-        <Panel id="decisions" title="Latest decisions" live="live-decisions">
-          <Decisions view={live.view} />
-        </Panel>
-        {settings.keys === null ? null : (
-          <Panel id="keys" title="Keys">
-            <Keys viewer={viewer} keys={settings.keys} now_ms={live.view.generated_at} />
+        <div class="column">
+          <Panel id="quota" title="Quota" live="live-quota">
+            <Quota view={live.view} />
           </Panel>
-        )}
-        {settings.channels === null ? null : (
-          <Panel id="channels" title="Where requests are sent">
-            <Channels viewer={viewer} channels={settings.channels} email={settings.email} />
+          <Panel id="agents" title="Agents" live="live-agents" after={<Envelopes viewer={viewer} view={live.view} />}>
+            <Agents view={live.view} />
           </Panel>
-        )}
-        {settings.webhooks === null ? null : (
-          <Panel id="webhooks" title="Webhooks">
-            <Webhooks viewer={viewer} webhooks={settings.webhooks} />
+          {settings.keys === null ? null : (
+            <Panel id="keys" title="Keys">
+              <Keys viewer={viewer} keys={settings.keys} now_ms={live.view.generated_at} />
+            </Panel>
+          )}
+          {settings.approvalLinks === null ? null : (
+            <Panel id="settings" title="Who decides">
+              <Settings viewer={viewer} approvalLinks={settings.approvalLinks} />
+            </Panel>
+          )}
+        </div>
+        <div class="column">
+          <Panel id="burn" title="Burn" live="live-burn">
+            <Burn view={live.view} />
           </Panel>
-        )}
-        {settings.topups === null ? null : (
-          <Panel id="topups" title="Top-ups">
-            <Topups topups={settings.topups} />
+          <Panel id="decisions" title="Latest decisions" live="live-decisions">
+            <Decisions view={live.view} />
           </Panel>
-        )}
-        {settings.approvalLinks === null ? null : (
-          <Panel id="settings" title="Who decides">
-            <Settings viewer={viewer} approvalLinks={settings.approvalLinks} />
-          </Panel>
-        )}
+          {settings.channels === null ? null : (
+            <Panel id="channels" title="Where requests are sent">
+              <Channels viewer={viewer} channels={settings.channels} email={settings.email} />
+            </Panel>
+          )}
+          {settings.webhooks === null ? null : (
+            <Panel id="webhooks" title="Webhooks">
+              <Webhooks viewer={viewer} webhooks={settings.webhooks} />
+            </Panel>
+          )}
+          {settings.topups === null ? null : (
+            <Panel id="topups" title="Top-ups">
+              <Topups topups={settings.topups} />
+            </Panel>
+          )}
+        </div>
       </div>
     </Layout>
   )

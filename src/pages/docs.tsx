@@ -107,7 +107,7 @@ function General({ origin }: { readonly origin: string }) {
           A denial is an answer, not an error: status 200 with <code>approved:false</code> or <code>allowed:false</code>, a{' '}
           <code>reason</code> and a <code>hint</code>. Every error is a status of 400 or more with this body:
         </p>
-        <pre>
+        <pre tabindex={0}>
           <code>{JSON.stringify(new DomainError('invalid_json').toBody(), null, 2)}</code>
         </pre>
         <p>
@@ -131,7 +131,7 @@ function General({ origin }: { readonly origin: string }) {
           The MCP endpoint is <code>{origin}/mcp</code> (Streamable HTTP, no session). Operations marked as MCP tools have the
           same inputs, rules and results there.
         </p>
-        <pre>
+        <pre tabindex={0}>
           <code>{`claude mcp add gvnr --transport http ${origin}/mcp \\\n  --header "Authorization: Bearer $GVNR_KEY"`}</code>
         </pre>
       </section>
@@ -179,13 +179,13 @@ function Operation({ document, route, origin }: OperationProps) {
       <div class="pair">
         <div>
           <h4>Request</h4>
-          <pre>
+          <pre tabindex={0}>
             <code>{curlOf(route, origin)}</code>
           </pre>
         </div>
         <div>
           <h4>Response {result.status}</h4>
-          <pre>
+          <pre tabindex={0}>
             <code>{JSON.stringify(result.example, null, 2)}</code>
           </pre>
         </div>
@@ -221,7 +221,7 @@ function whoMayCall({ 'x-scopes': scopes, 'x-agent-rule': rule, security }: ApiO
 function Fields({ fields }: { readonly fields: readonly Field[] }) {
   const isInput = fields.some(({ place }) => place !== 'result')
   return (
-    <div class="scroll">
+    <div class="scroll" tabindex={0}>
       <table>
         <thead>
           <tr>
@@ -255,7 +255,7 @@ function Errors() {
   return (
     <section id="errors">
       <h2>Error codes</h2>
-      <div class="scroll">
+      <div class="scroll" tabindex={0}>
         <table>
           <thead>
             <tr>

@@ -51,21 +51,21 @@ export function Home({ site, content, script }: HomeProps) {
       </div>
       <div class="facts">
         <div>
-          <h3>A cap holds</h3>
+          <h2>A cap holds</h2>
           <p>
             However many calls arrive at once, on however many server processes, approvals never add up to more than the cap. An
             approval is in the database before you see it.
           </p>
         </div>
         <div>
-          <h3>Caps nest</h3>
+          <h2>Caps nest</h2>
           <p>
             A cap on <code>team</code> also holds for <code>team/crawler</code>; <code>*</code> is the whole account. Hourly,
             daily, weekly, monthly, or for good, several at once.
           </p>
         </div>
         <div>
-          <h3>An agent cannot lift its own cap</h3>
+          <h2>An agent cannot lift its own cap</h2>
           <p>
             Each agent gets a key bound to its name. It may clear and reconcile. Raising limits and making keys is for the owner.
           </p>
@@ -106,7 +106,7 @@ function QuickStart({ origin, trialOps }: { readonly origin: string; readonly tr
         <li>
           <h3>Make an account</h3>
           <Command id="account" text={`curl -X POST ${origin}/v1/account`} />
-          <pre class="answer">
+          <pre class="answer" tabindex={0}>
             <code>{`{"api_key":"bg_…","account_id":"…",\n "operations_remaining":${trialOps}}`}</code>
           </pre>
           <p class="soft">The key is shown once. Keep it:</p>
@@ -118,7 +118,7 @@ function QuickStart({ origin, trialOps }: { readonly origin: string; readonly tr
             id="cap"
             text={`curl -X PUT ${origin}/v1/budget/envelope \\\n  ${headers} \\\n  -d '{"agent_id":"crawler","limit_usd":5,\n       "window":"daily"}'`}
           />
-          <pre class="answer">
+          <pre class="answer" tabindex={0}>
             <code>{'{"success":true,"agent_id":"crawler",\n "limit_usd":5,"window":"daily"}'}</code>
           </pre>
         </li>
@@ -128,7 +128,7 @@ function QuickStart({ origin, trialOps }: { readonly origin: string; readonly tr
             id="clear"
             text={`curl ${origin}/v1/budget/clear \\\n  ${headers} \\\n  -d '{"agent_id":"crawler","model":"claude-sonnet-4-6",\n       "estimated_tokens":2000}'`}
           />
-          <pre class="answer">
+          <pre class="answer" tabindex={0}>
             <code>
               {`{"approved":true,"remaining_usd":4.97,\n "operations_remaining":${Math.max(0, trialOps - 1)},\n "clearance_id":"…","expires_at":…}`}
             </code>
@@ -140,7 +140,7 @@ function QuickStart({ origin, trialOps }: { readonly origin: string; readonly tr
             id="reconcile"
             text={`curl ${origin}/v1/budget/reconcile \\\n  ${headers} \\\n  -d '{"agent_id":"crawler","clearance_id":"…",\n       "actual_input_tokens":300,"actual_output_tokens":1140}'`}
           />
-          <pre class="answer">
+          <pre class="answer" tabindex={0}>
             <code>{`{"ok":true,"drift_usd":-0.012,"remaining_usd":4.982,\n "operations_remaining":${Math.max(0, trialOps - 1)},"clearance_id":"…"}`}</code>
           </pre>
         </li>
@@ -171,7 +171,7 @@ function Mcp({ origin }: { readonly origin: string }) {
 /** What to type, with a button that copies it where there is a script. */
 const Command = ({ id, text }: { readonly id: string; readonly text: string }) => (
   <div class="command">
-    <pre>
+    <pre tabindex={0}>
       <code id={`command-${id}`}>{text}</code>
     </pre>
     <button class="button copy" type="button" data-copy={`command-${id}`} hidden>
@@ -182,7 +182,7 @@ const Command = ({ id, text }: { readonly id: string; readonly text: string }) =
 
 function Prices({ rows }: { readonly rows: readonly PriceRow[] }) {
   return (
-    <div class="scroll">
+    <div class="scroll" tabindex={0}>
       <table>
         <thead>
           <tr>

@@ -13,7 +13,7 @@ const WORD = { ok: 'works', slow: 'slow', down: 'down', off: 'not set up' } as c
 export const StatusPage = ({ site, status }: { readonly site: Site; readonly status: Status }) => (
   <Layout site={site} title="Status: Gvnr" description="Whether Gvnr and what it needs work." path="/status" class="status">
     <h1 class={`state ${status.state}`}>{TITLE[status.state]}</h1>
-    <div class="scroll">
+    <div class="scroll" tabindex={0}>
       <table>
         <thead>
           <tr>

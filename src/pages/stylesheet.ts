@@ -19,7 +19,7 @@ export const stylesheet = `
 html { scroll-padding-top: 1.5rem; -webkit-text-size-adjust: 100%; }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 1rem/1.6 var(--sans); }
 a { color: var(--accent); text-underline-offset: .18em; text-decoration-thickness: .06em; }
-a:focus-visible, summary:focus-visible { outline: 2px solid var(--accent); outline-offset: 3px; border-radius: 3px; }
+a:focus-visible, summary:focus-visible, pre:focus-visible, .scroll:focus-visible { outline: 2px solid var(--accent); outline-offset: 3px; border-radius: 3px; }
 .skip { position: absolute; left: -999rem; }
 .skip:focus { left: 1rem; top: 1rem; background: var(--paper); padding: .5rem 1rem; z-index: 1; }
 
@@ -66,7 +66,7 @@ tbody tr:last-child td { border-bottom: 0; }
 .hero { display: grid; gap: 2.5rem; align-items: center; padding: clamp(1.5rem, 4vw, 4rem) 0 1rem; }
 .home section { margin-top: clamp(3rem, 6vw, 5rem); }
 .facts { display: grid; gap: 1.5rem 2.5rem; grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); margin-top: 2.5rem; padding-top: 2rem; border-top: 1px solid var(--line); }
-.facts h3 { margin-bottom: .35rem; }
+.facts h2 { font-size: 1.1rem; margin-bottom: .35rem; }
 .facts p { margin: 0; color: var(--soft); font-size: .96rem; }
 .steps { list-style: none; padding: 0; max-width: none; counter-reset: step; display: grid; gap: 1.5rem 2.5rem; }
 .steps > li { counter-increment: step; min-width: 0; margin: 0; }

@@ -57,7 +57,7 @@ export type McpResourcesDeps<D> = {
   readonly execute: Execute<D>
   readonly log: Log
   /** HTML pages that show tool results inside a conversation, by name (MCP Apps). */
-  readonly views?: Readonly<Record<string, () => Promise<string>>>
+  readonly views?: Readonly<Record<string, () => Promise<string>>> | undefined
 }
 
 /** Envelopes as MCP resources, and the prompt over them. Everything is read through operations, so scopes and agent binding hold. */

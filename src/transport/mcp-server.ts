@@ -95,7 +95,7 @@ export class McpBackend<D> {
     server.setRequestHandler('tools/call', async ({ params }, { mcpReq }) => {
       if (params.name === 'request_approval') {
         const elicited = await elicitApproval(tools, params.arguments ?? {}, call, {
-          capabilities: mcpReq.envelope?.[CLIENT_CAPABILITIES_META_KEY],
+          capabilities: capabilitiesOf(mcpReq.envelope),
           responses: mcpReq.inputResponses,
           state: mcpReq.requestState(),
         })
@@ -127,3 +127,7 @@ export class McpBackend<D> {
     this.#deps.log.debug({ err: error, request_id: call.requestId }, 'MCP message refused')
   }
 }
+
+/** What the client declared with this very request (2026-07-28); earlier revisions declare nothing here. */
+const capabilitiesOf = (envelope: Readonly<Record<string, unknown>> | undefined): unknown =>
+  envelope?.[CLIENT_CAPABILITIES_META_KEY]

@@ -6,8 +6,8 @@ export const MAX_HOLDS = 200_000
 const MAX_LOOKED_AT = 5_000
 
 /**
- * A hold's id is a UUIDv7 of the moment its request came, so a range of time is a range of the primary key. An id may be older than the hold:
- * a request that was interrupted is taken up under its first id.
+ * A hold's id is a UUIDv7 of the moment its request came, so a range of time is a range of the primary key. Not to the millisecond: a request that was
+ * interrupted is taken up under its first id, and a process that makes many ids runs a little ahead.
  */
 export const ID_SLACK_MS = 600_000
 
@@ -37,7 +37,7 @@ export const holdsIn = (columns: string): string =>
 export const rangeValues = (accountId: string, { agentId, from_ms, to_ms }: Range): (string | null)[] => [
   accountId,
   firstIdAt(from_ms - ID_SLACK_MS),
-  firstIdAt(to_ms + 1),
+  firstIdAt(to_ms + ID_SLACK_MS),
   String(from_ms),
   String(to_ms),
   agentId,

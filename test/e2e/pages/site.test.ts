@@ -48,7 +48,7 @@ describe('the pages in a browser', () => {
     await page.getByLabel('API key').fill(with_)
     await page.getByRole('button', { name: 'Sign in' }).click()
     await page.getByRole('heading', { name: 'Dashboard' }).waitFor()
-    await page.getByRole('button', { name: 'Sign out' }).waitFor()
+    await page.getByRole('button', { name: 'Sign out', exact: true }).waitFor()
   }
 
   it.each(LOOKS)('are accessible and fit: %s', async (name, look) => {
@@ -158,7 +158,7 @@ describe('the pages in a browser', () => {
       await page.getByRole('button', { name: 'Make' }).click()
       const secret = await page.locator('#secret').textContent()
       expect((await client.send({ method: 'GET', path: '/v1/account', key: secret! })).body.key).toMatchObject({ scope: 'read' })
-      await page.getByRole('button', { name: 'Sign out' }).click()
+      await page.getByRole('button', { name: 'Sign out', exact: true }).click()
       await page.getByLabel('API key').waitFor()
     })
   })

@@ -39,7 +39,7 @@ describeEachDatabase('sessions of the dashboard', (openTestDatabase) => {
       /^__Host-gvnr_session=[\w-]{43}; Path=\/; HttpOnly; SameSite=Strict; Max-Age=\d+; Secure$/,
     )
     const token = /=([\w-]{43});/.exec(answer.headers.get('set-cookie')!)![1]
-    const page = (cookie: string) => secure.app.request('/dashboard', { headers: { cookie } }).then((response) => response.text())
+    const page = async (cookie: string) => (await secure.app.request('/dashboard', { headers: { cookie } })).text()
     expect(await page(`__Host-gvnr_session=${token}`)).toContain('Sign out')
     expect(await page(`gvnr_session=${token}`)).toContain(SIGN_IN)
     await secure.stop()

@@ -108,7 +108,7 @@ describeEachDatabase('view_dashboard', (openTestDatabase) => {
       const mcp = mcpOf(t.api)
       const { result } = await mcp.call('view_dashboard', {}, { key: owner, era })
       expect(result.structuredContent).toEqual((await t.api.get('/v1/dashboard', owner)).body)
-      const [{ text }] = result.content as [{ text: string }]
+      const text = result.content[0]!.text
       expect(text).toContain('999 operations left')
       expect(text).toContain('- crawler: $1.00 of $5.00 (daily)')
       expect(text.split('\n').length).toBeLessThan(30)

@@ -151,6 +151,7 @@ describeEachDatabase('the /mcp endpoint', (openDatabase) => {
           resources: { listChanged: false },
           prompts: { listChanged: false },
           completions: {},
+          extensions: { 'io.modelcontextprotocol/ui': { mimeTypes: ['text/html;profile=mcp-app'] } },
         })
         const instructions = String(result.instructions)
         expect(Buffer.byteLength(instructions)).toBeLessThan(2048)

@@ -56,10 +56,11 @@ describeEachDatabase('MCP tools', (openDatabase) => {
         'idempotency_check',
         'request_approval',
         'check_approval',
+        'view_dashboard',
       ]),
     )
     expect(await listed(keys.agent)).toEqual(EVERY_TOOL.filter((name) => name !== 'set_rate_envelope'))
-    expect(await listed(keys.read)).toEqual(['check_approval', 'get_balance'])
+    expect(await listed(keys.read)).toEqual(['check_approval', 'view_dashboard', 'get_balance'])
   })
 
   it('describes each tool for models: title, hints, typed input and output', async () => {

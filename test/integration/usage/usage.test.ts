@@ -1,11 +1,15 @@
 import { afterAll, beforeAll, expect, it } from 'vitest'
+import { ManualClock } from '../../../src/core/clock.ts'
 import { UsageService } from '../../../src/usage/service.ts'
-import { openTestApp, type TestApp } from '../../support/app.ts'
+import { NOON, openTestApp, type TestApp } from '../../support/app.ts'
 import { describeEachDatabase } from '../../support/databases.ts'
 
 const SONNET = 'claude-sonnet-4-6' // $15 per million output tokens: 1000 tokens are 15,000,000 nano-dollars
 const EACH = 15_000_000n
 const HOUR = 3_600_000
+
+/** One for both databases: ids never run backwards within a process. */
+const clock = new ManualClock(NOON)
 
 describeEachDatabase('usage', (openTestDatabase) => {
   let t: TestApp
@@ -13,7 +17,7 @@ describeEachDatabase('usage', (openTestDatabase) => {
   let owner: string
   let accountId: string
   beforeAll(async () => {
-    t = await openTestApp(await openTestDatabase())
+    t = await openTestApp(await openTestDatabase(), { clock })
     usage = new UsageService(t)
   })
   afterAll(() => t.stop())
@@ -33,11 +37,11 @@ describeEachDatabase('usage', (openTestDatabase) => {
     await clear('team/a')
     const settled = await clear('team/a')
     const released = await clear('team/b')
-    t.clock.advance(HOUR)
-    await clear('teammate', 2000)
     const used = { agent_id: 'team/a', actual_input_tokens: 0, actual_output_tokens: 3000 }
     await t.api.post('/v1/budget/reconcile', { ...used, clearance_id: settled.clearance_id }, owner)
     await t.api.post('/v1/budget/release', { clearance_id: released.clearance_id }, owner)
+    t.clock.advance(HOUR)
+    await clear('teammate', 2000)
     const spent = async (agentId: string | null) => (await series(agentId)).map((point) => point.spent)
     expect(await spent(null)).toEqual([0n, 4n * EACH, 2n * EACH])
     expect(await spent('*')).toEqual([0n, 4n * EACH, 2n * EACH])
