@@ -34,7 +34,7 @@ const output = z.object({
       }),
     )
     .describe('Agents with a cap or with spend in the last day, parents before children'),
-  agents_in_all: z.number().int(),
+  agents_in_all: z.number().int().describe('How many there are, of at most 500 envelopes that are looked at'),
   burn: z
     .object({
       agent_id: z.string(),

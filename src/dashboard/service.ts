@@ -33,7 +33,7 @@ export type DashboardData = {
   readonly ops: bigint
   readonly opsUsed24h: number
   readonly agents: readonly AgentRow[]
-  /** How many there are, when more than are listed. */
+  /** How many were found among those looked at. */
   readonly agentsInAll: number
   readonly burn: Burn
   readonly decisions: readonly DecisionRow[]
@@ -43,6 +43,8 @@ export type DashboardData = {
 const HOUR_MS = 3_600_000
 const DAY_MS = 24 * HOUR_MS
 const MAX_AGENTS = 100
+/** Envelopes looked at, in order of their agents. */
+const MAX_ENVELOPES = 500
 const DECISIONS = 30
 const PENDING = 20
 const BURN_STEPS = 48
@@ -74,9 +76,9 @@ export class DashboardService {
     const { accounts, budgets, approvals, usage, clock } = this.#deps
     const now_ms = clock.now()
     const day = { agentId: boundTo, from_ms: now_ms - DAY_MS, to_ms: now_ms + 1 }
-    const [account, envelopes, spenders, decisions, pending] = await Promise.all([
+    const [account, { envelopes }, spenders, decisions, pending] = await Promise.all([
       accounts.get(accountId),
-      budgets.listEnvelopes(accountId, boundTo),
+      budgets.listEnvelopes(accountId, { boundTo, after: '', count: MAX_ENVELOPES }),
       usage.spendByAgent(accountId, day),
       usage.recentDecisions(accountId, { boundTo, limit: DECISIONS }),
       approvals.list(accountId, { state: 'pending', boundTo, limit: PENDING, before: null }),

@@ -1586,6 +1586,7 @@ export interface components {
         spent_24h_usd: number
         approved_24h: number
       }[]
+      /** @description How many there are, of at most 500 envelopes that are looked at */
       agents_in_all: number
       /** @description The spend against one cap, over time */
       burn: {
