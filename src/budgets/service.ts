@@ -158,6 +158,17 @@ export class BudgetService {
     return outcome.approved ? outcome : refusalOf(outcome, purchase.cost, 0, refusal)
   }
 
+  /** Stores that the governance file forbids a call that never came to a reservation. */
+  async refuse(
+    accountId: string,
+    call: CallId,
+    asked: { agentId: string; model: string; refusal: PolicyRefusal },
+  ): Promise<void> {
+    const { agentId, model, refusal } = asked
+    const never = bookingOf(call, { agentId, label: model, cost: 0n, detail: '{}' })
+    await this.#engine.submit(accountId, { ...never, holdKind: HOLD_KIND.reservation, refused: refusal.reason })
+  }
+
   /**
    * Books what was bought while the database was away, whatever the limits say now: it is spent. Repeating it books nothing more.
    * @throws DomainError `account_not_found`, `database_unavailable`, `overloaded`

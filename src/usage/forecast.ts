@@ -66,7 +66,7 @@ function unevenness(all: readonly SpendPoint[], recent: readonly SpendPoint[]): 
 const meanOf = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0) / Math.max(1, values.length)
 
 function confidenceOf(steps: number, relativeError: number, trend: Trend): Confidence {
-  if (steps < 6 || relativeError > 0.5) return 'low'
+  if (steps < 6 || relativeError > 0.4) return 'low'
   return steps >= 24 && relativeError < 0.15 && trend === 'steady' ? 'high' : 'medium'
 }
 

@@ -1,6 +1,7 @@
 import { expect, it } from 'vitest'
 import { DecisionEngine } from '../../../src/budgets/engine.ts'
 import { loopCounts, purgeLoops } from '../../../src/budgets/loops.store.ts'
+import { PROXY_LOOP } from '../../../src/budgets/loops.ts'
 import { BudgetService, type ClearRequest } from '../../../src/budgets/service.ts'
 import { HOLD_KIND } from '../../../src/budgets/tables.ts'
 import { verifyBalances } from '../../../src/budgets/verify.ts'
@@ -130,6 +131,14 @@ describeEachDatabase('loop limits', (openTestDatabase) => {
     const before = await rows()
     expect(await inTurn(4, { agentId: 'p' })).toEqual(['approved', 'approved', 'approved', 'approved'])
     expect(await rows()).toBe(before)
+  })
+
+  it('stop the twenty-first of the same request in a minute where the proxy asks for its own', async () => {
+    const { accountId, here, inTurn } = await setUp(await openTestDatabase())
+    await here.setEnvelope(accountId, call(), 'q', { daily: 100 })
+    const answers = await inTurn(22, { agentId: 'q', holdKind: HOLD_KIND.reservation, fingerprint: 'bytes', loop: PROXY_LOOP })
+    expect(answers.filter((answer) => answer === 'approved')).toHaveLength(20)
+    expect(answers.slice(20)).toEqual(['loop_detected', 'loop_detected'])
   })
 
   it('do not concern bookings', async () => {

@@ -6,6 +6,7 @@ import { verifyBalances } from '../../../src/budgets/verify.ts'
 import { ManualClock } from '../../../src/core/clock.ts'
 import { createLog } from '../../../src/core/log.ts'
 import { openDatabase } from '../../../src/db/client.ts'
+import { proxyPolicy } from '../../../src/governance/hook.ts'
 import { GovernanceFileError, GovernanceSource } from '../../../src/governance/source.ts'
 import { NOON, openTestApp } from '../../support/app.ts'
 import { createTestDatabase, describeEachDatabase } from '../../support/databases.ts'
@@ -43,14 +44,14 @@ describeEachDatabase('a governance file', (openTestDatabase) => {
     const followed = await sourceOf(text)
     const database = await openTestDatabase()
     const test = await openTestApp(database, { governance: followed.source })
-    const { key } = await test.createAccount(100)
+    const { key, accountId } = await test.createAccount(100)
     const clear = (fields: object) =>
       test.api.post('/v1/budget/clear', { agent_id: 'a', model: 'gpt-4o', estimated_tokens: 1000, ...fields }, key)
     const book = (fields: object) =>
       test.api.post('/v1/book', { agent_id: 'a', resource_type: 'compute', action: 'web_run', cost: 0.4, ...fields }, key)
     const envelope = async (agentId: string, caller = key) =>
       (await test.api.get(`/v1/budget/envelope/${encodeURIComponent(agentId)}`, caller)).body
-    return { ...followed, ...test, key, clear, book, envelope }
+    return { ...followed, ...test, key, accountId, clear, book, envelope }
   }
 
   it('caps an agent that has no envelope, counts what it spends, and shows it with its origin', async () => {
@@ -117,6 +118,28 @@ describeEachDatabase('a governance file', (openTestDatabase) => {
     )
     expect(rows.map(({ reason }) => reason)).toEqual(['tool_not_allowed', 'max_tokens_exceeded', 'model_not_allowed'])
     expect(logged).toEqual([])
+  })
+
+  it('answers the proxy, and stores what it refused it', async () => {
+    const { app, accountId, database, clock, source } = await setUp()
+    const ask = proxyPolicy({ policy: () => source.policy, budgets: app.budgets, clock })
+    expect(await ask(accountId, { agentId: 'a', model: 'gpt-4o', maxTokens: 2000 })).toBeNull()
+    expect(await ask(accountId, { agentId: 'b', model: 'o3', maxTokens: 1e6 })).toBeNull()
+    expect(await ask(accountId, { agentId: 'a', model: 'o3', maxTokens: 1 })).toEqual({
+      reason: 'model_not_allowed',
+      message: `Use gpt-4o: only that is allowed for "a" in the operator's governance file.`,
+    })
+    expect(await ask(accountId, { agentId: 'a/b', model: 'gpt-4o', maxTokens: 2001 })).toMatchObject({
+      reason: 'max_tokens_exceeded',
+    })
+    const rows = await database.sql.unsafe(
+      'select agent_id, kind, model, reason from denials where account_id = $1 order by denial_id',
+      [accountId],
+    )
+    expect(rows).toEqual([
+      { agent_id: 'a', kind: 2, model: 'o3', reason: 'model_not_allowed' },
+      { agent_id: 'a/b', kind: 2, model: 'gpt-4o', reason: 'max_tokens_exceeded' },
+    ])
   })
 
   it('holds for what is below its path, in every account, and shows no account another’s spend', async () => {
