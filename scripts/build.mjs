@@ -9,8 +9,8 @@ const entries = {
   'pglite-worker': 'src/db/pglite-worker.ts',
 }
 
-/** Packages that find their own files (wasm, workers) by path and so cannot be taken in. */
-const neverBundled = ['@electric-sql/pglite', 'pino', '@pydantic/genai-prices']
+/** Packages that find their own files (wasm, workers) by path and so cannot be taken in, and those that only who traces should load. */
+const neverBundled = ['@electric-sql/pglite', 'pino', '@pydantic/genai-prices', '@opentelemetry/*']
 
 const present = Object.fromEntries(Object.entries(entries).filter(([, file]) => existsSync(file)))
 if (Object.keys(present).length === 0) throw new Error('build: none of the entries exists')

@@ -10,11 +10,14 @@ import { SessionService } from './accounts/sessions.ts'
 import { ApprovalService } from './approvals/service.ts'
 import { approvalDecisions } from './approvals/store.ts'
 import { DecisionWaiters } from './approvals/waiters.ts'
+import { Sealer } from './audit/sealer.ts'
+import { AuditService } from './audit/service.ts'
 import { creditedJson } from './billing/credits.ts'
 import { paidOperations, topupVerify } from './billing/operations.ts'
 import { BillingService } from './billing/service.ts'
 import { billingSettings } from './billing-settings.ts'
 import { DecisionEngine } from './budgets/engine.ts'
+import { HoldFigures } from './budgets/figures.ts'
 import { loopCounts, purgeLoops } from './budgets/loops.store.ts'
 import { BudgetService } from './budgets/service.ts'
 import { type Config, ConfigError } from './config.ts'
@@ -27,8 +30,12 @@ import type { Database } from './db/client.ts'
 import { OutageBook } from './governance/outage.ts'
 import type { GovernanceSource } from './governance/source.ts'
 import { IdempotencyService } from './idempotency/service.ts'
+import { Figures } from './metrics/figures.ts'
+import { Metrics } from './metrics/metrics.ts'
+import { observedBy, type Tracing } from './metrics/tracing.ts'
 import { DecisionEvents } from './notifications/decisions.ts'
 import { Delivery } from './notifications/delivery.ts'
+import { outboxFigures } from './notifications/figures.ts'
 import { createMailer } from './notifications/mailer.ts'
 import { Outbound } from './notifications/outbound.ts'
 import { EndpointSealing } from './notifications/sealing.ts'
@@ -43,7 +50,8 @@ import { mountPages, siteAt } from './pages/mount.tsx'
 import { mountPay } from './pages/pay-routes.tsx'
 import { servedScript } from './pages/script.ts'
 import { mountStatus } from './pages/status-routes.tsx'
-import { type Catalogue, createCatalogue, operatorPricesSchema } from './prices/catalogue.ts'
+import { type OperatorPrices, operatorPricesSchema } from './prices/catalogue.ts'
+import { PriceService } from './prices/service.ts'
 import { RateService } from './rate/service.ts'
 import { BookingService } from './resources/service.ts'
 import { StatusService } from './status/service.ts'
@@ -52,6 +60,7 @@ import { Authenticator } from './transport/auth.ts'
 import { mountDiscovery, originOf } from './transport/discovery.ts'
 import { clientAddress, errorResponse, type HttpContext, type HttpEnv, requestIdOf } from './transport/http.ts'
 import { mountMcp } from './transport/mcp.ts'
+import { mountMetrics } from './transport/metrics.ts'
 import { openApiDocument } from './transport/openapi.ts'
 import { mountRest } from './transport/rest.ts'
 import { ExactRouter } from './transport/router.ts'
@@ -83,6 +92,8 @@ export type AppDeps = {
   readonly log: Log
   /** The governance file; without it there are no rules but the accounts' own. */
   readonly governance?: GovernanceSource
+  /** Where spans go; absent for nowhere. */
+  readonly tracing?: Tracing<OperationDeps>
 }
 export type AppOptions = {
   readonly checkResults?: boolean
@@ -99,6 +110,10 @@ export type App = {
   readonly billing: BillingService
   /** What was allowed while the database was away; absent without a governance file. */
   readonly outage: OutageBook | undefined
+  readonly prices: PriceService
+  readonly sealer: Sealer
+  readonly figures: Figures
+  readonly metrics: Metrics<OperationDeps>
   readonly execute: Execute<OperationDeps>
   /** Begins background work: following revocations, purging what has expired. */
   start(): Promise<void>
@@ -113,7 +128,10 @@ export type App = {
 /** All wiring of the product: configuration and the outside world in, one Hono app out. */
 export function createApp(config: Config, deps: AppDeps, options: AppOptions = {}): App {
   const { log } = deps
-  const catalogue = loadCatalogue(config)
+  const prices = new PriceService(deps, { operatorPrices: readOperatorPrices(config), url: config.PRICES_URL })
+  const catalogue = prices
+  const audit = new AuditService(deps)
+  const sealer = new Sealer(deps)
   const outbound = new Outbound({ allowPrivate: config.OUTBOUND_ALLOW_PRIVATE })
   const mailer =
     config.SMTP_URL === undefined || config.MAIL_FROM === undefined ? null : createMailer(config.SMTP_URL, config.MAIL_FROM)
@@ -128,20 +146,23 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
   const outbox = new OutboxWorker({ ...deps, delivery }, options.outbox)
   const wake = () => outbox.wake()
   const notifications = new NotificationService(
-    { ...deps, delivery, wake, addressOf, sealing },
+    { ...deps, delivery, wake, addressOf, sealing, changes: audit },
     { allowPrivate: config.OUTBOUND_ALLOW_PRIVATE },
   )
   const { governance } = deps
   const policy = () => governance?.policy ?? null
   const companions = [approvalDecisions, new DecisionEvents({ ...deps, wake }), new AgentSightings(), loopCounts]
-  const engine = new DecisionEngine({ ...deps, companions, policy }, { lanes: config.LANES, ...QUEUE })
+  const figures = new Figures(deps, [new HoldFigures(deps).read, outboxFigures(deps), () => paymentFigures(billing)])
+  const metrics = new Metrics<OperationDeps>({ engine: () => engine, figures })
+  const observer = deps.tracing === undefined ? metrics : observedBy(metrics, deps.tracing)
+  const engine: DecisionEngine = new DecisionEngine({ ...deps, companions, observer, policy }, { lanes: config.LANES, ...QUEUE })
   const budgets = new BudgetService({ ...deps, engine, catalogue, policy })
   const outage =
     governance && new OutageBook({ ...deps, governance, book: budgets.bookAfterwards.bind(budgets) }, config.RGF_JOURNAL_DIR)
   const bookings = new BookingService({ budgets, outage: outage ?? { allow: async () => false } })
   const keys = new KeyResolver(deps, { ...QUEUE, trustKnown: () => governance?.failSafe === 'allow' })
   const accounts = new AccountService(
-    { ...deps, keys, quota: budgets, events: notifications },
+    { ...deps, keys, quota: budgets, events: notifications, changes: audit },
     { trialOps: config.SIGNUP_TRIAL_OPS },
   )
   const billing = new BillingService(
@@ -163,10 +184,10 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     log.warn(
       'x402 payments will fail: https://x402.org/facilitator settles on the test network only. Set CDP keys or FACILITATOR_PRIVATE_KEY',
     )
-  const rates = new RateService({ ...deps, onExceeded: (share) => notifications.rateExceeded(share) }, QUEUE)
+  const rates = new RateService({ ...deps, onExceeded: (share) => notifications.rateExceeded(share), changes: audit }, QUEUE)
   const idempotency = new IdempotencyService(deps, QUEUE)
   const waiters = new DecisionWaiters(deps)
-  const approvals = new ApprovalService({ ...deps, budgets, notifications, waiters })
+  const approvals = new ApprovalService({ ...deps, budgets, notifications, waiters, changes: audit })
   const usage = new UsageService(deps)
   const agents = new AgentService({ ...deps, budgets, usage })
   const dashboard = new DashboardService({ ...deps, accounts, budgets, approvals, usage })
@@ -181,6 +202,8 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     rates,
     idempotency,
     catalogue,
+    prices,
+    audit,
     approvals,
     dashboard,
     notifications,
@@ -191,6 +214,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     deps: operationDeps,
     guards: { throttle: accounts.throttle, once: idempotency.once },
     clock: deps.clock,
+    observer,
     checkResults: options.checkResults ?? false,
   })
   const auth = new Authenticator({ keys }, { adminSecret: config.ADMIN_SECRET })
@@ -217,6 +241,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     return problems.length > 0 ? ('unusable' as const) : loadedMs === null ? null : ('ok' as const)
   }
   mountDiscovery(app, { operations, document, ping: deps.database.ping, governanceFile, log }, { version: VERSION, origin })
+  mountMetrics(app, { metrics, auth, log }, { isPublic: config.METRICS_PUBLIC })
   const siteScript = servedScript('site')
   const callFrom = (c: HttpContext, caller: Caller) => ({ caller, ip: clientAddress(c, config.TRUST_PROXY) })
   mountPay(
@@ -283,12 +308,17 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     keys,
     billing,
     outage,
+    prices,
+    sealer,
+    figures,
+    metrics,
     execute,
     following: dashboardPages.following,
     async start() {
       await keys.start()
       governance?.start()
       outage?.start()
+      await prices.start()
       await waiters.start()
       outbox.start()
       expiring = setInterval(
@@ -305,6 +335,9 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
       )
       housekeeping.unref()
       billing.start()
+      sealer.start()
+      metrics.start()
+      figures.start()
     },
     release() {
       waiters.release()
@@ -314,6 +347,9 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
       clearInterval(housekeeping)
       clearInterval(expiring)
       await billing.stop()
+      await sealer.stop()
+      await figures.stop()
+      await prices.stop()
       await waiters.stop()
       await governance?.stop()
       await outage?.stop()
@@ -327,6 +363,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
       await outbound.close()
       await delivered
       await keys.stop()
+      await deps.tracing?.stop()
     },
   }
 }
@@ -345,14 +382,24 @@ const isTestFacilitator = (config: Config): boolean => {
   return facilitator.kind === 'url' && new URL(facilitator.url).host === 'x402.org'
 }
 
+async function paymentFigures(billing: BillingService): Promise<Readonly<Record<string, number>>> {
+  const totals = await billing.totals()
+  return {
+    payments_credited: Number(totals?.credits ?? 0),
+    payments_credited_usd: Number(totals?.creditedUnits ?? 0) / 1_000_000,
+    payments_open: Number(totals?.openIntents ?? 0),
+    unattributed_payments: Number(totals?.unattributed ?? 0),
+  }
+}
+
 /** The domain of a mail address, with or without a name before it; for message ids. */
 const domainOf = (from: string | undefined): string => /@([\w.-]+)>?\s*$/.exec(from ?? '')?.[1] ?? 'localhost'
 
 /** @throws ConfigError when PRICES_FILE cannot be read or used */
-function loadCatalogue(config: Config): Catalogue {
-  if (config.PRICES_FILE === undefined) return createCatalogue()
+function readOperatorPrices(config: Config): OperatorPrices {
+  if (config.PRICES_FILE === undefined) return {}
   try {
-    return createCatalogue({ operatorPrices: operatorPricesSchema.parse(JSON.parse(readFileSync(config.PRICES_FILE, 'utf8'))) })
+    return operatorPricesSchema.parse(JSON.parse(readFileSync(config.PRICES_FILE, 'utf8')))
   } catch (error) {
     const reason = error instanceof z.ZodError ? z.prettifyError(error) : error instanceof Error ? error.message : String(error)
     throw new ConfigError(`PRICES_FILE ${config.PRICES_FILE} cannot be used: ${reason}`)

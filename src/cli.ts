@@ -1,5 +1,6 @@
-import { existsSync } from 'node:fs'
+import { createReadStream, existsSync } from 'node:fs'
 import { parseArgs } from 'node:util'
+import { type KeptHead, verifyExport } from './audit/verify.ts'
 import { usdFromUnits } from './billing/packs.ts'
 import { openChain } from './billing/service.ts'
 import { findSweepable, sweepOne } from './billing/sweep.ts'
@@ -23,6 +24,9 @@ const HELP = `Usage: gvnr <command>
   rgf check [FILE]      Check a governance file (.rgf): every mistake with its line and column. Ends with 1 when there are any.
   rgf plan [FILE] [--days N]
                         Replay the last days (7) under a governance file and print what it would have denied and saved. Reads only.
+  audit verify FILE [--head SEQ:HASH]
+                        Check an export of GET /v1/audit (NDJSON or CSV; - reads standard input): nothing is missing, changed or out of
+                        order. --head is one that was kept from GET /v1/audit/head. Needs no database. Ends with 1 when something is wrong.
   help                  This text.
 
 The database is the one that the environment names: DATABASE_URL, else the embedded one in DATA_DIR (.gvnr).
@@ -38,6 +42,8 @@ async function main([command, ...rest]: string[]): Promise<0 | 1 | 2> {
       return await verify(rest)
     case 'verify-payments':
       return await verifyPayments()
+    case 'audit':
+      return await audit(rest)
     case 'sweep':
       return await sweep(rest)
     case 'rgf':
@@ -91,6 +97,34 @@ async function verifyPayments(): Promise<0 | 1> {
   } finally {
     await database.close()
   }
+}
+
+async function audit([command, ...rest]: string[]): Promise<0 | 1> {
+  const { values, positionals } = parseArgs({ args: rest, options: { head: { type: 'string' } }, allowPositionals: true })
+  const [file, ...more] = positionals
+  if (command !== 'verify' || file === undefined || more.length > 0)
+    throw new UsageError('Say which export to check: audit verify FILE [--head SEQ:HASH].\n')
+  const source = file === '-' ? process.stdin : createReadStream(file)
+  const kept = values.head === undefined ? null : keptHead(values.head)
+  const { accountId, entries, unsealed, newestSeq, newestHash, problems } = await verifyExport(source.setEncoding('utf8'), kept)
+  for (const problem of problems) process.stdout.write(`${problem}\n`)
+  const sealed = `account ${accountId ?? 'unknown'}: ${entries} sealed entries`
+  if (problems.length > 0) {
+    process.stdout.write(`${sealed}: this is not the whole audit trail as it was sealed.\n`)
+    return 1
+  }
+  process.stdout.write(
+    `${sealed}, nothing missing or changed, up to ${newestSeq}:${newestHash ?? ''}; ${unsealed} newer ones have no seal yet.\n`,
+  )
+  if (kept === null)
+    process.stdout.write('Checked within itself only: a head that you kept (--head) proves that it is the same chain.\n')
+  return 0
+}
+
+function keptHead(text: string): KeptHead {
+  const [, seq, hash] = /^(\d{1,15}):([0-9a-f]{64})$/.exec(text) ?? []
+  if (seq === undefined || hash === undefined) throw new UsageError('--head is SEQ:HASH, as GET /v1/audit/head answers them.\n')
+  return { seq: Number(seq), hash }
 }
 
 async function sweep(parameters: string[]): Promise<0> {

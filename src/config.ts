@@ -72,6 +72,11 @@ const environmentSchema = z.object({
   TRUST_PROXY: trustProxy,
   LANES: count(1, 1, 64),
   PRICES_FILE: z.string().min(1).optional(),
+  PRICES_URL: url(['https:', 'http:', 'file:']).optional(),
+  METRICS_PUBLIC: flag(false),
+  OTEL_EXPORTER_OTLP_ENDPOINT: url(['https:', 'http:'])
+    .transform((value) => value.replace(/\/+$/, ''))
+    .optional(),
   SMTP_URL: url(['smtp:', 'smtps:']).optional(),
   MAIL_FROM: z.string().min(3).max(320).optional(),
   TELEGRAM_API_URL: url(['https:', 'http:'])

@@ -11,7 +11,10 @@ import { createLog, type Log } from './core/log.ts'
 import { type Database, openDatabase } from './db/client.ts'
 import { migrateDatabase } from './db/migrate.ts'
 import { GovernanceFileError, GovernanceSource } from './governance/source.ts'
+import { startTracing } from './metrics/tracing.ts'
+import type { OperationDeps } from './operations.ts'
 import { answerUnparsed } from './transport/unparsed.ts'
+import { VERSION } from './version.ts'
 
 const CLOCK_SYNC_MS = 10_000
 /** How long requests under way may take after SIGTERM, and what then remains for closing the database. */
@@ -46,7 +49,9 @@ async function main(): Promise<void> {
   )
   clockTimer.unref()
 
-  const app = createApp(config, { database, clock, log, governance })
+  const endpoint = config.OTEL_EXPORTER_OTLP_ENDPOINT
+  const tracing = endpoint === undefined ? undefined : await startTracing<OperationDeps>(endpoint, VERSION)
+  const app = createApp(config, { database, clock, log, governance, ...(tracing && { tracing }) })
   await app.start()
   const server = serve(
     { fetch: app.fetch, port: config.PORT, hostname: config.HOST, serverOptions: SERVER_LIMITS },

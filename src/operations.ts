@@ -1,6 +1,9 @@
+import { accountAdminOperations } from './accounts/admin.operations.ts'
 import { type AccountDeps, accountOperations } from './accounts/operations.ts'
 import { type ApprovalDeps, approvalOperations } from './approvals/operations.ts'
+import { type AuditDeps, auditOperations } from './audit/operations.ts'
 import { type BillingDeps, billingOperations } from './billing/operations.ts'
+import { budgetAdminOperations } from './budgets/admin.operations.ts'
 import { type BudgetDeps, budgetOperations } from './budgets/operations.ts'
 import type { Operation } from './core/operation.ts'
 import { type DashboardOperationDeps, dashboardOperations } from './dashboard/operations.ts'
@@ -22,7 +25,8 @@ export type OperationDeps = AccountDeps &
   PriceDeps &
   ApprovalDeps &
   DashboardOperationDeps &
-  NotificationOperationDeps
+  NotificationOperationDeps &
+  AuditDeps
 
 /** Everything the product can do. Routes, MCP tools, OpenAPI and the tests of rights are derived from this list. */
 export const operations: readonly Operation<OperationDeps>[] = [
@@ -38,4 +42,7 @@ export const operations: readonly Operation<OperationDeps>[] = [
   ...channelOperations,
   ...webhookOperations,
   ...priceOperations,
+  ...auditOperations,
+  ...accountAdminOperations,
+  ...budgetAdminOperations,
 ]

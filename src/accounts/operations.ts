@@ -1,6 +1,5 @@
 import { z } from 'zod'
 import { DomainError } from '../core/errors.ts'
-import { nanousdFromUsd } from '../core/money.ts'
 import { defineOperation, type RunContext, SCOPES } from '../core/operation.ts'
 import { agentIdSchema, integer, text } from '../core/text.ts'
 import type { AccountService } from './service.ts'
@@ -8,14 +7,12 @@ import type { AccountService } from './service.ts'
 export type AccountDeps = { readonly accounts: AccountService; readonly limits: { readonly accountsPerHour: number } }
 
 const HOUR_MS = 3_600_000
-const OPS_PER_USD = 1000
-const MAX_KEY_SECONDS = 10 * 365 * 86_400
-const MAX_GRANT_OPS = 1_000_000_000
+export const MAX_KEY_SECONDS = 10 * 365 * 86_400
 
-const ops = z.number().int().describe('Governance operations left')
+export const ops = z.number().int().describe('Governance operations left')
 const unixMs = z.number().int().describe('Unix milliseconds')
-const secretKey = z.string().describe('Shown once. Store it now: only its hash is kept.')
-const scopeSchema = z.enum(SCOPES).describe('owner: everything; agent: one agent and its children; read: reads only')
+export const secretKey = z.string().describe('Shown once. Store it now: only its hash is kept.')
+export const scopeSchema = z.enum(SCOPES).describe('owner: everything; agent: one agent and its children; read: reads only')
 
 export const createAccount = defineOperation({
   name: 'create_account',
@@ -95,7 +92,7 @@ export const getBalance = defineOperation({
   },
 })
 
-const keyView = {
+export const keyView = {
   key_id: z.string(),
   name: z.string(),
   scope: scopeSchema,
@@ -111,7 +108,7 @@ type KeyRow = {
   createdMs: number
   expiresMs: number | null
 }
-const keyJson = (row: KeyRow) => ({
+export const keyJson = (row: KeyRow) => ({
   key_id: row.keyId,
   name: row.name,
   scope: row.scope,
@@ -160,15 +157,16 @@ export const createKey = defineOperation({
 export const listKeys = defineOperation({
   name: 'list_keys',
   title: 'List keys',
-  description: 'Every key of the account, newest first, with when it was last used; never the secret.',
+  description:
+    'Every key of the account, newest first, with when it was last used; never the secret. A read key that is bound to a path sees those within it.',
   tag: 'Account',
   method: 'get',
   path: '/v1/account/keys',
-  access: { kind: 'key', scopes: ['owner'] },
+  access: { kind: 'key', scopes: ['owner', 'read'] },
   input: z.object({}),
   output: z.object({ keys: z.array(z.object({ ...keyView, last_used_at: unixMs.nullable(), revoked_at: unixMs.nullable() })) }),
   async run({ accounts }: AccountDeps, _input, { caller }) {
-    const rows = await accounts.listKeys(caller.accountId)
+    const rows = await accounts.listKeys(caller.accountId, caller.agentId)
     return { keys: rows.map((row) => ({ ...keyJson(row), last_used_at: row.lastUsedMs, revoked_at: row.revokedMs })) }
   },
 })
@@ -187,6 +185,55 @@ export const revokeKey = defineOperation({
   async run({ accounts }: AccountDeps, input, context) {
     await accounts.revokeKey(context.caller.accountId, context, input.key_id)
     return { ok: true as const, key_id: input.key_id }
+  },
+})
+
+const MAX_OVERLAP_SECONDS = 604_800
+const DEFAULT_OVERLAP_SECONDS = 3600
+
+export const rotateKey = defineOperation({
+  name: 'rotate_key',
+  title: 'Rotate a key',
+  description:
+    'A new key with the same name, scope and agent; the old one works on for overlap_seconds, so that whoever uses it can change over. 0 revokes it at once.',
+  tag: 'Account',
+  method: 'post',
+  path: '/v1/account/keys/{key_id}/rotate',
+  access: { kind: 'key', scopes: ['owner'] },
+  status: 201,
+  secretResult: true,
+  input: z.object({
+    key_id: text(1, 64),
+    overlap_seconds: integer(0, MAX_OVERLAP_SECONDS)
+      .refine((seconds) => seconds === 0 || seconds >= 60, 'must be 0, or from 60 to 604800')
+      .optional()
+      .describe('3600 when left out; 0, or at least 60'),
+    expires_in_seconds: integer(1, MAX_KEY_SECONDS).optional().describe('As long as the old one was given, when left out'),
+  }),
+  output: z.object({ api_key: secretKey, ...keyView, rotated_key_id: z.string(), rotated_key_expires_at: unixMs }),
+  errors: ['not_found'],
+  async run({ accounts }: AccountDeps, input, context) {
+    const { apiKey, row, oldExpiresMs } = await accounts.rotateKey(context.caller.accountId, context, input.key_id, {
+      overlap_seconds: input.overlap_seconds ?? DEFAULT_OVERLAP_SECONDS,
+      expiresInSeconds: input.expires_in_seconds ?? null,
+    })
+    return { api_key: apiKey, ...keyJson(row), rotated_key_id: input.key_id, rotated_key_expires_at: oldExpiresMs }
+  },
+})
+
+export const renameKey = defineOperation({
+  name: 'rename_key',
+  title: 'Rename a key',
+  description: 'Changes the name that people know it by. Scope and agent never change: make another key.',
+  tag: 'Account',
+  method: 'patch',
+  path: '/v1/account/keys/{key_id}',
+  access: { kind: 'key', scopes: ['owner'] },
+  input: z.object({ key_id: text(1, 64), name: text(1, 100) }),
+  output: z.object(keyView),
+  errors: ['not_found'],
+  async run({ accounts }: AccountDeps, input, context) {
+    return keyJson(await accounts.renameKey(context.caller.accountId, context, input.key_id, input.name))
   },
 })
 
@@ -213,10 +260,10 @@ export const setNotificationEmail = defineOperation({
     const hint = `At most ${ADDRESSES_PER_HOUR} changes of the address an hour. Wait retry_after_ms.`
     return { subject: `address:${caller.accountId}`, max: ADDRESSES_PER_HOUR, window_ms: HOUR_MS, hint }
   },
-  async run({ accounts }: AccountDeps, input, { caller }) {
+  async run({ accounts }: AccountDeps, input, context) {
     if (input.email.length > 254 || !input.email.isWellFormed() || !EMAIL.test(input.email))
       throw new DomainError('invalid_email')
-    await accounts.setNotificationEmail(caller.accountId, input.email)
+    await accounts.setNotificationEmail(context.caller.accountId, context, input.email)
     return { ok: true as const, notification_email: input.email }
   },
 })
@@ -246,8 +293,8 @@ export const deleteNotificationEmail = defineOperation({
   access: ownerOnly,
   input: z.object({}),
   output: z.object({ ok: z.literal(true) }),
-  async run({ accounts }: AccountDeps, _input, { caller }) {
-    await accounts.setNotificationEmail(caller.accountId, null)
+  async run({ accounts }: AccountDeps, _input, context) {
+    await accounts.setNotificationEmail(context.caller.accountId, context, null)
     return { ok: true as const }
   },
 })
@@ -292,58 +339,18 @@ export const updateSettings = defineOperation({
   },
 })
 
-export const seedAccount = defineOperation({
-  name: 'admin_seed',
-  title: 'Grant operations (operator)',
-  description: 'Adds governance operations to the account that owns api_key: that many, or 1,000 per dollar of amount_usd.',
-  tag: 'Admin',
-  method: 'post',
-  path: '/v1/admin/seed',
-  access: { kind: 'admin' },
-  input: z
-    .object({
-      api_key: text(1, 128),
-      operations: integer(1, MAX_GRANT_OPS).optional(),
-      amount_usd: z
-        .number()
-        .gt(0)
-        .max(MAX_GRANT_OPS / OPS_PER_USD)
-        .optional()
-        .describe('1,000 operations per dollar, rounded down'),
-    })
-    .superRefine((input, context) => {
-      if ((input.operations === undefined) === (input.amount_usd === undefined))
-        context.addIssue({
-          code: 'custom',
-          path: ['operations'],
-          message: 'is required (number), unless amount_usd is given instead',
-        })
-      else if (input.amount_usd !== undefined && opsFor(input.amount_usd) < 1)
-        context.addIssue({ code: 'custom', path: ['amount_usd'], message: 'must buy at least one operation: 0.001 or more' })
-    }),
-  output: z.object({ ok: z.literal(true), credited_ops: z.number().int(), operations_remaining: ops }),
-  errors: ['account_not_found'],
-  async run({ accounts }: AccountDeps, input, context) {
-    const credited = input.operations ?? opsFor(input.amount_usd ?? 0)
-    const remaining = await accounts.seed(context, input.api_key, BigInt(credited))
-    return { ok: true as const, credited_ops: credited, operations_remaining: Number(remaining) }
-  },
-})
-
-/** floor(usd × 1,000), on the decimal digits as written: 0.29 dollars are 290 operations, not 289 (contract section 7). */
-const opsFor = (usd: number): number => Number(nanousdFromUsd(usd, 'down') / 1_000_000n)
-
 export const accountOperations = [
   createAccount,
   getAccount,
   getBalance,
   createKey,
   listKeys,
+  renameKey,
+  rotateKey,
   revokeKey,
   setNotificationEmail,
   getNotificationEmail,
   deleteNotificationEmail,
   getSettings,
   updateSettings,
-  seedAccount,
 ]

@@ -1,9 +1,10 @@
 import type { Clock } from '../core/clock.ts'
 import { DomainError } from '../core/errors.ts'
 import { isUuid, uuidv7 } from '../core/ids.ts'
-import type { Guards, Scope, Throttle } from '../core/operation.ts'
+import { actorOf, type Caller, type Guards, isWithin, type Scope, type Throttle } from '../core/operation.ts'
 import type { Database } from '../db/client.ts'
 import { withDatabaseFailure } from '../db/failure.ts'
+import type { Recorder } from '../db/recorder.ts'
 import type { Runner } from '../db/runner.ts'
 import type { KeyResolver } from './keys.ts'
 import { hashOf, newApiKey } from './keys.ts'
@@ -14,23 +15,26 @@ import {
   type ApprovalLinks,
   countEvent,
   countLiveKeys,
+  expireKey,
   findAccount,
+  findKey,
   findKeysByHash,
   insertAccount,
   insertKey,
   listKeys,
   type NewApiKey,
   purgeThrottles,
+  renameKey,
   replaceKeyHash,
   revokeKey,
   updateApprovalLinks,
   updateNotificationEmail,
 } from './store.ts'
 
-type CallId = { readonly operationId: string; readonly resumed: boolean }
+type CallId = { readonly operationId: string; readonly resumed: boolean; readonly caller: Caller }
 
 /** Adds governance ops; implemented by the budgets room, through which every change of the quota goes. */
-export type Quota = { grant(accountId: string, call: CallId, ops: bigint, detail: string): Promise<bigint> }
+export type Quota = { grant(accountId: string, call: Omit<CallId, 'caller'>, ops: bigint, detail: string): Promise<bigint> }
 
 /** Tells whoever follows the account's keys, in the transaction that changes them; implemented by the notifications room. */
 export type KeyEvents = {
@@ -52,6 +56,8 @@ export type NewKey = {
   readonly scope: Scope
   readonly agentId: string | null
   readonly expiresInSeconds: number | null
+  /** The key that it takes over from. */
+  readonly rotates?: string
 }
 
 const MAX_LIVE_KEYS = 1000
@@ -64,10 +70,11 @@ export class AccountService {
   readonly #keys: KeyResolver
   readonly #quota: Quota
   readonly #events: KeyEvents
+  readonly #changes: Recorder
   readonly #trialOps: number
 
   constructor(
-    deps: { database: Database; clock: Clock; keys: KeyResolver; quota: Quota; events: KeyEvents },
+    deps: { database: Database; clock: Clock; keys: KeyResolver; quota: Quota; events: KeyEvents; changes: Recorder },
     options: { trialOps: number },
   ) {
     this.#database = deps.database
@@ -75,27 +82,34 @@ export class AccountService {
     this.#keys = deps.keys
     this.#quota = deps.quota
     this.#events = deps.events
+    this.#changes = deps.changes
     this.#trialOps = options.trialOps
   }
 
   /** Makes an account with an owner key and the trial quota. The key is in the result and nowhere else. */
-  async create(call: CallId): Promise<{ apiKey: string; accountId: string; ops: bigint }> {
+  async create(
+    call: CallId,
+    options: { name: string; expiresInSeconds: number | null } = { name: 'owner', expiresInSeconds: null },
+  ): Promise<{ apiKey: string; accountId: string; ops: bigint; row: NewApiKey }> {
     const apiKey = newApiKey()
     const accountId = call.operationId
     const createdMs = this.#clock.now()
-    const key: NewApiKey = {
+    const row: NewApiKey = {
       accountId,
       keyId: accountId,
       keyHash: hashOf(apiKey),
-      name: 'owner',
+      name: options.name,
       scope: 'owner',
       agentId: null,
       createdMs,
-      expiresMs: null,
+      expiresMs: expiryOf(createdMs, options.expiresInSeconds),
     }
-    await withDatabaseFailure(insertAccount(this.#database, { accountId, createdMs }, key))
+    const recorded = this.#record(accountId, call, 'account.created', null, keyData(row))
+    const isNew = await withDatabaseFailure(insertAccount(this.#database, { accountId, createdMs }, row, recorded))
+    // Taken up after an interruption: nobody was given the first run's secret.
+    if (!isNew) await withDatabaseFailure(replaceKeyHash(this.#database, row))
     const ops = this.#trialOps > 0 ? await this.#quota.grant(accountId, call, BigInt(this.#trialOps), 'signup trial') : 0n
-    return { apiKey, accountId, ops }
+    return { apiKey, accountId, ops, row }
   }
 
   /** @throws DomainError `account_not_found` */
@@ -126,10 +140,9 @@ export class AccountService {
       scope: wanted.scope,
       agentId: wanted.agentId,
       createdMs,
-      expiresMs: wanted.expiresInSeconds === null ? null : createdMs + wanted.expiresInSeconds * 1000,
+      expiresMs: expiryOf(createdMs, wanted.expiresInSeconds),
     }
-    const { keyId, name, scope, agentId } = row
-    const told = this.#tell(accountId, 'key.created', keyId, { name, scope, agent_id: agentId })
+    const told = this.#tell(accountId, call, 'key.created', row, wanted.rotates === undefined ? {} : { rotates: wanted.rotates })
     if (!(await withDatabaseFailure(insertKey(this.#database, row, told)))) {
       // Not resumed: another process has taken this request over meanwhile and handed its own secret out.
       if (!call.resumed) throw new DomainError('idempotency_conflict', { retryAfterSeconds: 1 })
@@ -139,31 +152,97 @@ export class AccountService {
     return { apiKey, row }
   }
 
-  listKeys(accountId: string): Promise<ApiKeyRow[]> {
-    return withDatabaseFailure(listKeys(this.#database, accountId, MAX_LISTED_KEYS))
+  /** Newest first, revoked ones included; for a key that is bound to a path those within it. */
+  async listKeys(accountId: string, boundTo: string | null): Promise<ApiKeyRow[]> {
+    const rows = await withDatabaseFailure(listKeys(this.#database, accountId, MAX_LISTED_KEYS))
+    return boundTo === null ? rows : rows.filter(({ agentId }) => agentId !== null && isWithin(agentId, boundTo))
   }
 
   /** Kills a key at once here, and within a second on every process. @throws DomainError `not_found` */
-  async revokeKey(accountId: string, call: Pick<CallId, 'resumed'>, keyId: string): Promise<void> {
+  async revokeKey(accountId: string, call: CallId, keyId: string): Promise<void> {
+    const row = await this.#key(accountId, keyId)
     // Resumed: the first run may have revoked it; that is this call's success.
     const options = { now_ms: this.#clock.now(), evenRevoked: call.resumed }
-    const told = this.#tell(accountId, 'key.revoked', keyId, {})
-    const hash = isUuid(keyId) ? await withDatabaseFailure(revokeKey(this.#database, accountId, keyId, options, told)) : undefined
-    if (hash === undefined)
-      throw new DomainError('not_found', {
-        hint: 'This account has no live key with that key_id. GET /v1/account/keys lists them.',
-      })
+    const told = this.#tell(accountId, call, 'key.revoked', row, {})
+    const hash = await withDatabaseFailure(revokeKey(this.#database, accountId, keyId, options, told))
+    if (hash === undefined) throw keyNotFound()
     await this.#keys.announceRevoked(hash)
   }
 
-  #tell(accountId: string, name: 'key.created' | 'key.revoked', keyId: string, data: Record<string, unknown>): Alongside {
-    const atMs = this.#clock.now()
-    const event = { accountId, id: uuidv7(atMs), name, stream: `key:${keyId}`, atMs, data: { key_id: keyId, ...data } }
-    return (runner) => this.#events.record(runner, event)
+  /**
+   * A new secret for a key's name, rights and path; the old one works on for a while, so that nothing stands still meanwhile.
+   * @param overlap_seconds 0 ends the old one at once; else at least 60, as every process has heard of it by then
+   * @throws DomainError `not_found`, `forbidden`
+   */
+  async rotateKey(
+    accountId: string,
+    call: CallId,
+    keyId: string,
+    options: { overlap_seconds: number; expiresInSeconds: number | null },
+  ): Promise<{ apiKey: string; row: NewApiKey; oldExpiresMs: number }> {
+    const old = await this.#key(accountId, keyId)
+    const now_ms = this.#clock.now()
+    const isDead = old.revokedMs !== null || (old.expiresMs !== null && old.expiresMs <= now_ms)
+    if (isDead && !call.resumed) throw keyNotFound()
+    const life_ms = old.expiresMs === null ? null : old.expiresMs - old.createdMs
+    const { name, scope, agentId } = old
+    const expiresInSeconds = options.expiresInSeconds ?? (life_ms === null ? null : Math.max(1, Math.round(life_ms / 1000)))
+    const made = await this.createKey(accountId, call, { name, scope, agentId, expiresInSeconds, rotates: keyId })
+    if (options.overlap_seconds === 0) {
+      if (old.revokedMs === null) await this.revokeKey(accountId, call, keyId)
+      return { ...made, oldExpiresMs: now_ms }
+    }
+    const oldExpiresMs = Math.min(old.expiresMs ?? Number.MAX_SAFE_INTEGER, now_ms + options.overlap_seconds * 1000)
+    const recorded = this.#record(accountId, call, 'key.rotated', old.agentId, { ...keyData(old), expires_at: oldExpiresMs })
+    await withDatabaseFailure(expireKey(this.#database, accountId, keyId, oldExpiresMs, recorded))
+    await this.#keys.announceRevoked(old.keyHash)
+    return { ...made, oldExpiresMs }
   }
 
-  async setNotificationEmail(accountId: string, email: string | null): Promise<void> {
-    await withDatabaseFailure(updateNotificationEmail(this.#database, accountId, email))
+  /** @throws DomainError `not_found` */
+  async renameKey(accountId: string, call: CallId, keyId: string, name: string): Promise<ApiKeyRow> {
+    const old = await this.#key(accountId, keyId)
+    const recorded = this.#record(accountId, call, 'key.renamed', old.agentId, { ...keyData(old), new_name: name })
+    await withDatabaseFailure(renameKey(this.#database, accountId, keyId, name, recorded))
+    await this.#keys.announceRevoked(old.keyHash)
+    return { ...old, name }
+  }
+
+  /** @throws DomainError `not_found` */
+  async #key(accountId: string, keyId: string): Promise<ApiKeyRow> {
+    const row = isUuid(keyId) ? await withDatabaseFailure(findKey(this.#database, accountId, keyId)) : undefined
+    if (row === undefined) throw keyNotFound()
+    return row
+  }
+
+  #tell(
+    accountId: string,
+    call: CallId,
+    name: 'key.created' | 'key.revoked',
+    row: NewApiKey,
+    more: Record<string, unknown>,
+  ): Alongside {
+    const atMs = this.#clock.now()
+    const { key_id, ...created } = keyData(row)
+    const data = { key_id, ...(name === 'key.created' && created), ...more }
+    const event = { accountId, id: uuidv7(atMs), name, stream: `key:${row.keyId}`, atMs, data }
+    const recorded = this.#record(accountId, call, name, row.agentId, { ...keyData(row), ...more })
+    return async (runner) => {
+      await this.#events.record(runner, event)
+      await recorded(runner)
+    }
+  }
+
+  #record(accountId: string, call: CallId, type: string, agentId: string | null, data: Record<string, unknown>): Alongside {
+    const atMs = this.#clock.now()
+    const change = { accountId, id: uuidv7(atMs), type, agentId, actor: actorOf(call.caller), data, atMs }
+    return (runner) => this.#changes.record(runner, change)
+  }
+
+  async setNotificationEmail(accountId: string, call: CallId, email: string | null): Promise<void> {
+    const type = email === null ? 'notification_email.deleted' : 'notification_email.set'
+    const recorded = this.#record(accountId, call, type, null, { notification_email: email })
+    await withDatabaseFailure(updateNotificationEmail(this.#database, accountId, email, recorded))
   }
 
   async setApprovalLinks(accountId: string, approvalLinks: ApprovalLinks): Promise<void> {
@@ -190,3 +269,18 @@ export class AccountService {
     return purgeThrottles(this.#database, this.#clock.now() - 2 * 86_400_000, limit)
   }
 }
+
+const expiryOf = (createdMs: number, seconds: number | null): number | null =>
+  seconds === null ? null : createdMs + seconds * 1000
+
+const keyData = ({ keyId, name, scope, agentId }: Pick<NewApiKey, 'keyId' | 'name' | 'scope' | 'agentId'>) => ({
+  key_id: keyId,
+  name,
+  scope,
+  agent_id: agentId,
+})
+
+const keyNotFound = (): DomainError =>
+  new DomainError('not_found', {
+    hint: 'This account has no live key with that key_id. GET /v1/account/keys lists them.',
+  })

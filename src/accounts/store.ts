@@ -8,6 +8,9 @@ export type ApiKeyRow = typeof apiKeys.$inferSelect
 export type NewApiKey = Omit<ApiKeyRow, 'revokedMs' | 'lastUsedMs'>
 /** Who is given a link that decides an approval: whoever asked for it, or the account's people alone. */
 export type ApprovalLinks = 'agent' | 'owner'
+/** What is written together with a change, in its transaction. */
+export type Alongside = (runner: Runner) => Promise<void>
+
 export type Account = {
   readonly accountId: string
   readonly ops: bigint
@@ -16,15 +19,26 @@ export type Account = {
   readonly createdMs: number
 }
 
-/** Creates an account with its owner key; the caller grants its ops through the decision engine. */
+/**
+ * Creates an account with its owner key; the caller grants its ops through the decision engine.
+ * @returns false when it is there: the same request was carried out before
+ */
 export async function insertAccount(
   { orm }: Database,
   account: { accountId: string; createdMs: number },
   key: NewApiKey,
-): Promise<void> {
-  await orm.transaction(async (tx) => {
-    await tx.insert(accounts).values({ ...account, ops: 0n, clockMs: account.createdMs })
+  alongside: Alongside,
+): Promise<boolean> {
+  return orm.transaction(async (tx) => {
+    const rows = await tx
+      .insert(accounts)
+      .values({ ...account, ops: 0n, clockMs: account.createdMs })
+      .onConflictDoNothing()
+      .returning({ accountId: accounts.accountId })
+    if (rows.length === 0) return false
     await tx.insert(apiKeys).values(key)
+    await alongside(runnerOf(tx))
+    return true
   })
 }
 
@@ -37,9 +51,16 @@ export async function findAccount({ orm }: Database, accountId: string): Promise
   return row
 }
 
-/** Not part of what decisions read, so the version stays. */
-export async function updateNotificationEmail({ orm }: Database, accountId: string, email: string | null): Promise<void> {
-  await orm.update(accounts).set({ notificationEmail: email }).where(eq(accounts.accountId, accountId))
+export async function updateNotificationEmail(
+  { orm }: Database,
+  accountId: string,
+  email: string | null,
+  alongside: Alongside,
+): Promise<void> {
+  await orm.transaction(async (tx) => {
+    await tx.update(accounts).set({ notificationEmail: email }).where(eq(accounts.accountId, accountId))
+    await alongside(runnerOf(tx))
+  })
 }
 
 /** Not part of what decisions read, so the version stays. */
@@ -69,9 +90,6 @@ export async function findKeysByHash({ sql: raw, prepare }: Database, hashes: re
     lastUsedMs: row.last_used_ms === null ? null : Number(row.last_used_ms),
   }))
 }
-
-/** What is written together with a change, in its transaction. */
-export type Alongside = (runner: Runner) => Promise<void>
 
 /** @returns false when the key id is taken: the same request was carried out before */
 export async function insertKey({ orm }: Database, key: NewApiKey, alongside: Alongside): Promise<boolean> {
@@ -103,6 +121,42 @@ export async function countLiveKeys({ orm }: Database, accountId: string, now_ms
     )
   return row?.n ?? 0
 }
+
+export async function findKey({ orm }: Database, accountId: string, keyId: string): Promise<ApiKeyRow | undefined> {
+  return (await orm.select().from(apiKeys).where(keyOf(accountId, keyId)))[0]
+}
+
+/** Lets a key end at a moment, unless it ends before. */
+export async function expireKey(
+  { orm }: Database,
+  accountId: string,
+  keyId: string,
+  expiresMs: number,
+  alongside: Alongside,
+): Promise<void> {
+  await orm.transaction(async (tx) => {
+    await tx
+      .update(apiKeys)
+      .set({ expiresMs: sql`least(${apiKeys.expiresMs}, ${expiresMs}::bigint)` })
+      .where(keyOf(accountId, keyId))
+    await alongside(runnerOf(tx))
+  })
+}
+
+export async function renameKey(
+  { orm }: Database,
+  accountId: string,
+  keyId: string,
+  name: string,
+  alongside: Alongside,
+): Promise<void> {
+  await orm.transaction(async (tx) => {
+    await tx.update(apiKeys).set({ name }).where(keyOf(accountId, keyId))
+    await alongside(runnerOf(tx))
+  })
+}
+
+const keyOf = (accountId: string, keyId: string) => and(eq(apiKeys.accountId, accountId), eq(apiKeys.keyId, keyId))
 
 /** Newest first, revoked ones included, at most `limit`. */
 export async function listKeys({ orm }: Database, accountId: string, limit: number): Promise<ApiKeyRow[]> {

@@ -4,10 +4,11 @@ import type { Raise } from '../budgets/state.ts'
 import type { Clock } from '../core/clock.ts'
 import { DomainError } from '../core/errors.ts'
 import { isUuid, uuidv7 } from '../core/ids.ts'
-import { isWithin } from '../core/operation.ts'
+import { actorOf, type Caller, isWithin } from '../core/operation.ts'
 import { plainLine } from '../core/text.ts'
 import type { Database } from '../db/client.ts'
 import { withDatabaseFailure } from '../db/failure.ts'
+import type { Recorder } from '../db/recorder.ts'
 import type { DomainEvent } from '../notifications/events.ts'
 import type { NotificationService, NotificationState, Plan } from '../notifications/service.ts'
 import { effectText } from './effect.ts'
@@ -69,6 +70,7 @@ export type ApprovalServiceDeps = {
   readonly budgets: Pick<BudgetService, 'decide' | 'viewRaise' | 'getEnvelope'>
   readonly notifications: Pick<NotificationService, 'planChannels' | 'announce' | 'record' | 'wake'>
   readonly waiters: DecisionWaiters
+  readonly changes: Recorder
 }
 
 /** Requests to a human, their one decision, and what it raises (contract section 5). */
@@ -84,7 +86,12 @@ export class ApprovalService {
    * @param origin where people reach this server
    * @throws DomainError `invalid_channels`; `no_envelope` for a one-off raise of an agent without a limit
    */
-  async request(accountId: string, call: { operationId: string }, origin: string, wanted: ApprovalRequest): Promise<Requested> {
+  async request(
+    accountId: string,
+    call: { operationId: string; caller: Caller },
+    origin: string,
+    wanted: ApprovalRequest,
+  ): Promise<Requested> {
     const { clock, budgets, notifications } = this.#deps
     const raise = wanted.raise === null ? null : await this.#resolveRaise(accountId, wanted.raise)
     const plan = await notifications.planChannels(accountId, wanted.channels)
@@ -104,7 +111,7 @@ export class ApprovalService {
     const deciding = wanted.askerMayDecide ? null : newToken()
     const links = { tokenHash: hashOf(token), decideHash: deciding === null ? null : hashOf(deciding) }
     const event = requestedEvent(approval, view, `${origin}/approve/${deciding ?? token}`)
-    await withDatabaseFailure(this.#store(approval, links, event, plan))
+    await withDatabaseFailure(this.#store(approval, links, event, plan, actorOf(call.caller)))
     notifications.wake()
     return { token, url: `${origin}/approve/${token}`, expiresMs: approval.expiresMs, notification: plan.states }
   }
@@ -217,13 +224,22 @@ export class ApprovalService {
     return { ...wanted, window }
   }
 
-  async #store(approval: NewApproval, links: Links, event: DomainEvent, plan: Plan): Promise<void> {
-    const { database, notifications } = this.#deps
+  async #store(approval: NewApproval, links: Links, event: DomainEvent, plan: Plan, actor: string): Promise<void> {
+    const { database, notifications, changes, clock } = this.#deps
+    const { accountId, approvalId, agentId, actionSummary, expiresMs, raise } = approval
+    const data = {
+      approval_ref: approvalId,
+      action_summary: actionSummary,
+      expires_at: expiresMs,
+      ...(raise && { grant: { agent_id: raise.agentId, window: raise.window, [raise.kind]: raise.amount.toString() } }),
+    }
+    const atMs = clock.now()
     await database.sql.begin(async (sql) => {
       const stored = await insertApproval(sql, database.prepare, approval, links)
       if (!stored) throw new DomainError('idempotency_conflict', { hint: 'This request was decided before it was answered.' })
       await notifications.announce(sql, event, plan)
       await notifications.record(sql, event)
+      await changes.record(sql, { accountId, id: uuidv7(atMs), type: 'approval.requested', agentId, actor, data, atMs })
     })
   }
 

@@ -30,6 +30,13 @@ type Settled = PromiseSettledResult<Outcome>
 /** After this many lost races a command is decided under a plain lock instead. */
 const MAX_LOST_RACES = 3
 
+/** Is told of decisions and batches. On the hot path: it must not throw, wait or take time. */
+export type EngineObserver = {
+  decided(command: Command, outcome: Outcome): void
+  /** @param items decided together, or to be decided again @param began_ms of the process's monotonic clock */
+  batch(items: readonly { readonly command: Command }[], began_ms: number): void
+}
+
 export type EngineStats = { batches: number; commands: number; conflicts: number; locked: number; failures: number }
 
 /**
@@ -44,11 +51,18 @@ export class DecisionEngine {
   readonly #clock: Clock
   readonly #companions: readonly Companion[]
   readonly #policy: PolicySource
+  readonly #observer: EngineObserver | undefined
   readonly #lanes: Batcher<Item, Outcome>[]
   readonly #cache = new AccountCache()
 
   constructor(
-    deps: { database: Database; clock: Clock; companions?: readonly Companion[]; policy?: PolicySource },
+    deps: {
+      database: Database
+      clock: Clock
+      companions?: readonly Companion[]
+      policy?: PolicySource
+      observer?: EngineObserver
+    },
     options: EngineOptions,
   ) {
     this.#database = deps.database
@@ -56,6 +70,7 @@ export class DecisionEngine {
     this.#clock = deps.clock
     this.#companions = deps.companions ?? []
     this.#policy = deps.policy ?? noPolicy
+    this.#observer = deps.observer
     this.#lanes = Array.from(
       { length: options.lanes },
       () => new Batcher<Item, Outcome>((items) => this.#runBatch(items), options),
@@ -84,9 +99,11 @@ export class DecisionEngine {
   async #runBatch(items: Item[]): Promise<BatchResult<Outcome>[]> {
     this.stats.batches++
     this.stats.commands += items.length
+    const began_ms = performance.now()
     const results = new Map<Item, Settled>()
     const lost = new Set<Item>()
     await this.#decideGroups(groupByAccount(items), results, lost)
+    this.#observer?.batch(items, began_ms)
     return items.map(
       (item) => results.get(item) ?? (lost.has(item) ? AGAIN : { status: 'rejected', reason: new Error('undecided') }),
     )
@@ -189,6 +206,7 @@ export class DecisionEngine {
       }
       for (const [index, item] of group.items.entries()) {
         const value = decided?.[index]
+        if (value !== undefined) this.#observer?.decided(item.command, value)
         results.set(
           item,
           value === undefined

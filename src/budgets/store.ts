@@ -230,7 +230,7 @@ function writeStatement(changes: readonly AccountChange[], companions: readonly 
     // A request taken up after a crash may have left its denial already; ids are otherwise never reused.
     parts.push(`denied as (
   insert into denials (account_id, denial_id, agent_id, kind, model, estimate_nanousd, reason, denied_ms, version)
-  select * from unnest(${p.add('uuid', denied, (r, a) => a.raw(r[0].account.accountId))}, ${p.add('uuid', denied, (r, a) => a.raw(r[1].id))}, ${p.add('text', denied, (r, a) => a.text(r[1].agentId))}, ${p.add('smallint', denied, (r, a) => a.raw(r[1].kind))}, ${p.add('text', denied, (r, a) => a.text(r[1].model))}, ${p.add('bigint', denied, (r, a) => a.raw(r[1].estimate))}, ${p.add('text', denied, (r, a) => a.raw(r[1].reason))}, ${p.add('bigint', denied, (r, a) => a.raw(r[1].atMs))}, ${p.add('bigint', denied, (r, a) => a.raw(versionAfter(r[0])))}) u(account_id)
+  select * from unnest(${p.add('uuid', denied, (r, a) => a.raw(r[0].account.accountId))}, ${p.add('uuid', denied, (r, a) => a.raw(r[1].id))}, ${p.add('text', denied, (r, a) => a.text(r[1].agentId))}, ${p.add('smallint', denied, (r, a) => a.raw(r[1].kind))}, ${p.add('text', denied, (r, a) => a.text(r[1].model))}, ${p.add('bigint', denied, (r, a) => a.raw(r[1].estimate))}, ${p.add('text', denied, (r, a) => a.raw(r[1].reason))}, ${p.add('bigint', denied, (r, a) => a.raw(r[1].atMs))}, ${p.add('bigint', denied, (r, a) => a.raw(r[0].account.version + 1n))}) u(account_id)
   where ${IN_LOCKED} on conflict do nothing)`)
   }
   const entries = listsOf(changes, (change) => change.ledger)

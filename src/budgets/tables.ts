@@ -85,6 +85,7 @@ export const holds = pgTable(
   (t) => [
     primaryKey({ columns: [t.accountId, t.holdId] }),
     index('holds_open').on(t.accountId, t.agentId, t.takenVersion, t.holdId).where(sql`${t.state} = 0`),
+    index('holds_version').on(t.accountId, t.takenVersion, t.holdId),
   ],
 )
 
@@ -120,10 +121,10 @@ export const denials = pgTable(
     estimateNanousd: money('estimate_nanousd').notNull(),
     reason: text('reason').notNull(),
     deniedMs: ms('denied_ms').notNull(),
-    /** The account's version after the batch that denied it; denials alone do not raise it. */
+    /** The version that the batch which denied it made, or would have made: denials alone do not raise it. */
     version: bigint('version', { mode: 'bigint' }).notNull().default(sql`0`),
   },
-  (t) => [primaryKey({ columns: [t.accountId, t.denialId] })],
+  (t) => [primaryKey({ columns: [t.accountId, t.denialId] }), index('denials_version').on(t.accountId, t.version, t.denialId)],
 )
 
 export const LEDGER_KINDS = [
@@ -156,5 +157,5 @@ export const ledger = pgTable(
     /** The account's version that this entry made. */
     version: bigint('version', { mode: 'bigint' }).notNull().default(sql`0`),
   },
-  (t) => [primaryKey({ columns: [t.accountId, t.entryId] })],
+  (t) => [primaryKey({ columns: [t.accountId, t.entryId] }), index('ledger_version').on(t.accountId, t.version, t.entryId)],
 )

@@ -92,6 +92,12 @@ const CODES = {
     'Nobody can say yet whether the payment went through. Send the same request with the same payment again: it is charged and credited once. If it went through it is credited by itself.',
   ],
   topup_unconfigured: [503, false, 'This server takes no payments: its operator has set neither PAYTO_ADDRESS nor DEPOSIT_XPUB.'],
+  price_source_unconfigured: [503, false, 'This server has no price source: its operator has not set PRICES_URL.'],
+  price_source_failed: [
+    502,
+    true,
+    'The price source did not answer with a list of prices; those in force stay. Look at reason, correct PRICES_URL or try again.',
+  ],
   rate_limited: [429, true, 'Too many requests. Wait retry_after_ms and try again.'],
   internal_error: [500, true, 'Something failed on our side. Try again; if it stays, report the request_id.'],
   overloaded: [

@@ -44,6 +44,14 @@ export type RunContext<C extends Caller = Caller> = {
   readonly resumed: boolean
 }
 
+/** A result that is too long to be held in memory. */
+export type ResultStream = {
+  readonly type: string
+  /** The name a browser saves it under. */
+  readonly filename: string
+  readonly chunks: AsyncIterable<string>
+}
+
 export type Throttle = { readonly subject: string; readonly max: number; readonly window_ms: number; readonly hint: string }
 
 /** One operation of the product: the only place its name, schemas, rights and code are written. */
@@ -87,6 +95,12 @@ export type Operation<D, I extends z.ZodObject = z.ZodObject, O extends z.ZodObj
   readonly toolView?: string
   /** True when the result holds a secret: a stored response is then encrypted under the caller's key. */
   readonly secretResult?: boolean
+  /** Other forms of the result, sent piece by piece: their media types, and what opens one. */
+  readonly streams?: {
+    readonly types: readonly string[]
+    /** @returns null when the input asks for none */
+    open(deps: D, input: z.output<I>, context: RunContext<CallerOf<A>>): Promise<ResultStream | null>
+  }
   throttle?(deps: D, context: RunContext): Throttle | null
   run(deps: D, input: z.output<I>, context: RunContext<CallerOf<A>>): Promise<z.input<O>>
 }
@@ -105,6 +119,10 @@ export const isReplayable = (operation: { method: string; access: Access; counts
 export const isWithin = (agentId: string, path: string): boolean =>
   agentId === path || (agentId.startsWith(path) && agentId[path.length] === '/')
 
+/** Who did something, as the audit trail names them: `key:<key_id>`, `operator`, `public`. */
+export const actorOf = (caller: Caller): string =>
+  caller.kind === 'key' ? `key:${caller.keyId}` : caller.kind === 'admin' ? 'operator' : 'public'
+
 /** What a key is allowed to call, before any input is looked at. */
 export function mayCall(access: Access, caller: Caller): boolean {
   if (access.kind === 'public') return true
@@ -117,11 +135,19 @@ export type CallContext = {
   readonly ip: string
   readonly origin?: (() => string) | undefined
   readonly idempotencyKey?: string | undefined
+  /** How the call came: one of few words, for metrics. */
+  readonly transport?: 'rest' | 'mcp' | undefined
   /** The bearer key as sent; encrypts stored secret responses, never stored or logged. */
   readonly bearer?: string | undefined
 }
 
-export type OperationResult = { readonly status: number; readonly body: Record<string, unknown>; readonly replayed?: boolean }
+export type OperationResult = {
+  readonly status: number
+  readonly body: Record<string, unknown>
+  readonly replayed?: boolean
+  /** Sent instead of the body. */
+  readonly stream?: ResultStream
+}
 
 /** The guards that need state. Implemented by the rooms that own the state, wired in app.ts. */
 export type Guards = {
@@ -142,6 +168,22 @@ export type OnceRequest = {
 /** Operator calls have no account; their idempotency keys live under the nil UUID. */
 const OPERATOR_ACCOUNT = '00000000-0000-0000-0000-000000000000'
 
+/** Is told of every call that ended, with a result or an error. On the path of every request: it must not throw, wait or take time. */
+export type CallObserver<D> = {
+  /**
+   * @param began_ms of the process's monotonic clock
+   * @param operationId of the command that it sent, null when it did not get so far
+   */
+  ended(
+    operation: Operation<D>,
+    call: CallContext,
+    began_ms: number,
+    result: OperationResult | null,
+    error: unknown,
+    operationId: string | null,
+  ): void
+}
+
 export type Execute<D> = (operation: Operation<D>, context: CallContext, raw: unknown) => Promise<OperationResult>
 
 /**
@@ -149,16 +191,26 @@ export type Execute<D> = (operation: Operation<D>, context: CallContext, raw: un
  * idempotency are checked here and nowhere else.
  * @throws DomainError for everything a caller can act on
  */
-export function createExecutor<D>(options: { deps: D; guards: Guards; clock: Clock; checkResults?: boolean }): Execute<D> {
-  const { deps, guards, clock } = options
-  return async (operation, call, raw) => {
+export function createExecutor<D>(options: {
+  deps: D
+  guards: Guards
+  clock: Clock
+  observer?: CallObserver<D>
+  checkResults?: boolean
+}): Execute<D> {
+  const { deps, guards, clock, observer } = options
+  type Seen = { operationId: string | null }
+  const perform = async (operation: Operation<D>, call: CallContext, raw: unknown, seen: Seen): Promise<OperationResult> => {
     authorize(operation.access, call.caller)
     const input = parseInput(operation, raw)
     checkAgent(operation.access, call.caller, input)
 
     const run = async (operationId: string, resumed: boolean): Promise<OperationResult> => {
+      seen.operationId = operationId
       const context: RunContext = { caller: call.caller, ip: call.ip, origin: call.origin, operationId, resumed }
       if (operation.throttle) await checkThrottle(guards, operation.throttle(deps, context))
+      const stream = await operation.streams?.open(deps, input, context)
+      if (stream) return { status: 200, body: {}, stream }
       const body = await operation.run(deps, input, context)
       if (options.checkResults) operation.output.parse(body)
       return { status: operation.denial?.is(body) ? operation.denial.status : (operation.status ?? 200), body }
@@ -173,6 +225,18 @@ export function createExecutor<D>(options: { deps: D; guards: Guards; clock: Clo
     const [accountId, boundTo] =
       call.caller.kind === 'key' ? [call.caller.accountId, call.caller.agentId] : [OPERATOR_ACCOUNT, null]
     return guards.once({ accountId, key: call.idempotencyKey, operation: operation.name, input, boundTo, sealWith }, run)
+  }
+  return async (operation, call, raw) => {
+    const began_ms = performance.now()
+    const seen: Seen = { operationId: null }
+    try {
+      const result = await perform(operation, call, raw, seen)
+      observer?.ended(operation, call, began_ms, result, null, seen.operationId)
+      return result
+    } catch (error) {
+      observer?.ended(operation, call, began_ms, null, error, seen.operationId)
+      throw error
+    }
   }
 }
 

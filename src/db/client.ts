@@ -3,6 +3,7 @@ import { drizzle, type PostgresJsDatabase } from 'drizzle-orm/postgres-js'
 import postgres from 'postgres'
 import { startPglite } from './pglite.ts'
 import { createRenewedPool } from './pool.ts'
+import { watchForSilence } from './watch.ts'
 
 /** Types beyond the driver's own. Arrays of bigint or boolean must name theirs: `sql.types.bigintArray([1n])` (the driver takes the first item's). */
 export type SqlTypes = {
@@ -55,6 +56,8 @@ export type DatabaseOptions = {
   /** False behind a transaction pooler: no named statements, no session timeouts, no LISTEN. Default: from the URL, else found out. */
   prepare?: boolean | undefined
   log?: ((message: string) => void) | undefined
+  /** How often it is looked whether the server still answers, and how long that may take; for tests. */
+  silence?: { interval_ms: number; timeout_ms: number }
 }
 
 type Log = (message: string) => void
@@ -135,8 +138,20 @@ function connectPostgres(url: string, prepare: boolean, options: DatabaseOptions
   // Subscriptions end with the client they were made on, which opens their connection again by itself.
   const listener = client(1)
   const { sql } = pool
+  const watch = createRenewedPool((onClose) => client(1, onClose))
+  const unwatch = watchForSilence(
+    {
+      ping: () => ping(watch.sql),
+      onSilent: () => {
+        log('the database has not answered for seconds: opening new connections')
+        for (const one of [pool, lanes, watch]) one.renew()
+      },
+    },
+    options.silence,
+  )
   const close = async () => {
-    await Promise.all([pool, lanes, listener].map((one) => one.end({ timeout: CLOSE_TIMEOUT_SECONDS })))
+    unwatch()
+    await Promise.all([pool, lanes, watch, listener].map((one) => one.end({ timeout: CLOSE_TIMEOUT_SECONDS })))
   }
   return {
     kind: 'postgres',

@@ -8,6 +8,8 @@ const RETIRE_SECONDS = 2
 export type RenewedPool = {
   /** Stays the same handle for ever; statements go to the pool of the moment. */
   readonly sql: Sql
+  /** Opens new connections for what comes; what is under way on the old ones fails if it does not end at once. */
+  renew(): void
   /** Ends all pools, with `timeout` seconds for what is under way. */
   end(options: { timeout: number }): Promise<void>
 }
@@ -31,9 +33,7 @@ export function createRenewedPool(create: (onClose: () => void) => Sql): Renewed
       hasLost: false,
       sql: create(() => {
         pool.hasLost = true
-        if (pool !== current || hasEnded) return
-        current = open()
-        retire(pool)
+        if (pool === current) renew()
       }),
     }
     return pool
@@ -46,6 +46,12 @@ export function createRenewedPool(create: (onClose: () => void) => Sql): Renewed
     retiring.add(ended)
   }
   let current = open()
+  const renew = (): void => {
+    if (hasEnded) return
+    const old = current
+    current = open()
+    retire(old)
+  }
   const callable = (() => {}) as unknown as Sql
   const sql = new Proxy(callable, {
     get: (_target, name): unknown => (name === 'begin' ? beginOn(current) : Reflect.get(current.sql, name)),
@@ -53,6 +59,7 @@ export function createRenewedPool(create: (onClose: () => void) => Sql): Renewed
   })
   return {
     sql,
+    renew,
     async end(options) {
       hasEnded = true
       await Promise.all([current.sql.end(options), ...retiring])

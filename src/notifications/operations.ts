@@ -150,7 +150,7 @@ export const deleteChannel = defineOperation({
   output: z.object({ ok: z.literal(true), channel_id: z.string() }),
   errors: ['not_found'],
   async run({ notifications }: NotificationOperationDeps, input, { caller }) {
-    await notifications.delete(caller.accountId, 'channel', input.channel_id)
+    await notifications.delete(caller.accountId, caller, 'channel', input.channel_id)
     return { ok: true as const, channel_id: input.channel_id }
   },
 })

@@ -3,11 +3,13 @@ import type { Clock } from '../core/clock.ts'
 import { DomainError } from '../core/errors.ts'
 import { isUuid, uuidv7 } from '../core/ids.ts'
 import type { Log } from '../core/log.ts'
+import { actorOf, type Caller } from '../core/operation.ts'
 import type { Database } from '../db/client.ts'
 import { withDatabaseFailure } from '../db/failure.ts'
+import type { Recorder } from '../db/recorder.ts'
 import type { Runner } from '../db/runner.ts'
 import type { Delivery, Result } from './delivery.ts'
-import { type DomainEvent, type EventName, FirstOfMinute, maskOf } from './events.ts'
+import { type DomainEvent, type EventName, eventsIn, FirstOfMinute, maskOf } from './events.ts'
 import { allowedUrl } from './outbound.ts'
 import type { EndpointSealing } from './sealing.ts'
 import { newSigningSecret } from './signature.ts'
@@ -32,7 +34,7 @@ import {
 
 export type { Endpoint, EndpointChange } from './store.ts'
 
-type CallId = { readonly operationId: string; readonly resumed: boolean }
+type CallId = { readonly operationId: string; readonly resumed: boolean; readonly caller: Caller }
 
 export const CHANNEL_KINDS = ['email', 'slack', 'discord', 'telegram', 'webhook'] as const
 export type ChannelKind = (typeof CHANNEL_KINDS)[number]
@@ -57,6 +59,7 @@ export type NotificationDeps = {
   readonly wake: () => void
   readonly addressOf: (accountId: string) => Promise<string | null>
   readonly sealing: EndpointSealing
+  readonly changes: Recorder
 }
 
 const MAX_ENDPOINTS = 20
@@ -209,26 +212,29 @@ export class NotificationService {
     }
     // Taken up after an interruption: the first run has made it, and its secret was stored with it.
     const sealed = this.#deps.sealing.seal(row, row)
-    const made = await withDatabaseFailure(editEndpoint(database, accountId, { kind: 'insert', row: sealed }))
+    const made = await withDatabaseFailure(
+      editEndpoint(database, accountId, { kind: 'insert', row: sealed }, this.#recorded(call.caller, 'created')),
+    )
     return made ? row : this.get(accountId, wanted.role, call.operationId)
   }
 
   /** @throws DomainError `not_found`, `invalid_webhook_url` */
-  async update(accountId: string, role: Role, endpointId: string, change: EndpointChange): Promise<Endpoint> {
+  async update(accountId: string, caller: Caller, role: Role, endpointId: string, change: EndpointChange): Promise<Endpoint> {
     const before = await this.get(accountId, role, endpointId)
     if (change.target !== undefined && before.kind !== 'telegram') this.#checkUrl(change.target)
     const verified = change.target === undefined || change.target === before.target ? {} : { verifiedMs: null }
     const { sealing, database } = this.#deps
     const edit = { kind: 'update', role, endpointId, change: { ...sealing.seal(before, change), ...verified } } as const
-    const after = await withDatabaseFailure(editEndpoint(database, accountId, edit))
+    const after = await withDatabaseFailure(editEndpoint(database, accountId, edit, this.#recorded(caller, 'changed')))
     if (after === undefined) throw notFound(role)
     return sealing.openOrHide(after)
   }
 
   /** Queued messages to it are dropped with it. @throws DomainError `not_found` */
-  async delete(accountId: string, role: Role, endpointId: string): Promise<void> {
+  async delete(accountId: string, caller: Caller, role: Role, endpointId: string): Promise<void> {
     await this.get(accountId, role, endpointId)
-    await withDatabaseFailure(editEndpoint(this.#deps.database, accountId, { kind: 'delete', role, endpointId }))
+    const edit = { kind: 'delete', role, endpointId } as const
+    await withDatabaseFailure(editEndpoint(this.#deps.database, accountId, edit, this.#recorded(caller, 'deleted')))
   }
 
   /** Sends a test message at once and says how that went. @throws DomainError `not_found` */
@@ -287,6 +293,25 @@ export class NotificationService {
   /** Housekeeping: forgets at most `limit` deliveries that were finished long ago. */
   purge(limit: number): Promise<void> {
     return purgeMessages(this.#deps.database, this.#deps.clock.now() - SENT_KEPT_MS, limit)
+  }
+
+  /** For the audit trail. The address of a channel may be a secret itself, so only its host is told. */
+  #recorded(caller: Caller, what: 'created' | 'changed' | 'deleted') {
+    return async (runner: Runner, endpoint: Endpoint): Promise<void> => {
+      const { accountId, endpointId, role, kind, name, target, enabled, eventMask, thresholds } = endpoint
+      const atMs = this.#deps.clock.now()
+      const host = kind !== 'telegram' && URL.canParse(target) ? new URL(target).host : null
+      const data = {
+        [`${role}_id`]: endpointId,
+        kind,
+        name,
+        host,
+        enabled,
+        ...(role === 'webhook' && { events: eventsIn(eventMask), thresholds }),
+      }
+      const change = { accountId, id: uuidv7(atMs), type: `${role}.${what}`, agentId: null, actor: actorOf(caller), data, atMs }
+      await this.#deps.changes.record(runner, change)
+    }
   }
 
   #checkUrl(target: string): void {

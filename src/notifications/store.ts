@@ -2,7 +2,7 @@ import { and, asc, count, desc, eq, sql } from 'drizzle-orm'
 import { IN_LOCKED } from '../budgets/companion.ts'
 import { ArrayLiteral, Parameters } from '../db/array-literal.ts'
 import type { Database } from '../db/client.ts'
-import type { Runner } from '../db/runner.ts'
+import { type Runner, runnerOf } from '../db/runner.ts'
 import { type DomainEvent, eventBit } from './events.ts'
 import { endpoints, MESSAGE_STATE, outbox } from './tables.ts'
 
@@ -355,9 +355,15 @@ export type EndpointEdit =
 /**
  * Changes an endpoint, and with it which events the account listens to. The account row is written in the same transaction and its version
  * raised, so that every process sees the new set before its next decision of that account.
+ * @param alongside what is written with it
  * @returns the endpoint as it is now (as it was, for a deletion), or undefined when it does not exist
  */
-export async function editEndpoint({ orm }: Database, accountId: string, edit: EndpointEdit): Promise<Endpoint | undefined> {
+export async function editEndpoint(
+  { orm }: Database,
+  accountId: string,
+  edit: EndpointEdit,
+  alongside: (runner: Runner, endpoint: Endpoint) => Promise<void>,
+): Promise<Endpoint | undefined> {
   return orm.transaction(async (tx) => {
     await tx.execute(sql`select 1 from accounts where account_id = ${accountId} for no key update`)
     const changed = await (() => {
@@ -380,6 +386,29 @@ export async function editEndpoint({ orm }: Database, accountId: string, edit: E
         sql`update accounts set version = version + 1, event_mask = (select coalesce(bit_or(event_mask), 0) from endpoints where account_id = ${accountId} and enabled) where account_id = ${accountId}`,
       )
     }
+    await alongside(runnerOf(tx), row)
     return row
   })
+}
+
+const MAX_COUNTED = 100_000
+
+/** What waits and what was given up since a moment, counted up to a bound. */
+export async function countMessages(
+  { sql: raw, prepare }: Database,
+  since_ms: number,
+): Promise<{ queued: number; oldestMs: number | null; failed: number }> {
+  const [row] = await raw.unsafe(
+    `select
+       (select count(*) from (select 1 from outbox where state = ${MESSAGE_STATE.queued} limit ${MAX_COUNTED}) q) as queued,
+       (select min(at_ms) from (select at_ms from outbox where state = ${MESSAGE_STATE.queued} limit ${MAX_COUNTED}) q) as oldest_ms,
+       (select count(*) from (select 1 from outbox where finished_ms >= $1::bigint and state = ${MESSAGE_STATE.failed} limit ${MAX_COUNTED}) f) as failed`,
+    [String(since_ms)],
+    { prepare },
+  )
+  return {
+    queued: Number(row?.queued ?? 0),
+    oldestMs: row?.oldest_ms === null || row?.oldest_ms === undefined ? null : Number(row.oldest_ms),
+    failed: Number(row?.failed ?? 0),
+  }
 }

@@ -146,7 +146,7 @@ export const updateWebhook = defineOperation({
     const after =
       Object.keys(change).length === 0
         ? before
-        : await notifications.update(caller.accountId, 'webhook', input.webhook_id, change)
+        : await notifications.update(caller.accountId, caller, 'webhook', input.webhook_id, change)
     return { ...webhookJson(after), ...(secret !== undefined && { secret }) }
   },
 })
@@ -163,7 +163,7 @@ export const deleteWebhook = defineOperation({
   output: z.object({ ok: z.literal(true), webhook_id: z.string() }),
   errors: ['not_found'],
   async run({ notifications }: NotificationOperationDeps, input, { caller }) {
-    await notifications.delete(caller.accountId, 'webhook', input.webhook_id)
+    await notifications.delete(caller.accountId, caller, 'webhook', input.webhook_id)
     return { ok: true as const, webhook_id: input.webhook_id }
   },
 })

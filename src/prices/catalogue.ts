@@ -4,7 +4,15 @@ import { z } from 'zod'
 import { rateFromUsdPerMtok } from '../core/money.ts'
 import type { Rate } from './cost.ts'
 import { bundledProviders, createDataset, type Dataset, GENAI_PRICES_VERSION, isDearer, type TieredRate } from './dataset.ts'
-import { canonicalName, createPrefixTable, dashedClaude, type ModelNames, readModelId, withoutDate } from './normalise.ts'
+import {
+  canonicalName,
+  createPrefixTable,
+  dashedClaude,
+  type ModelNames,
+  readModelId,
+  withoutDate,
+  withoutVariant,
+} from './normalise.ts'
 import { DEFAULT_PRICE, PINNED_PRICES } from './pinned.ts'
 
 export type { Rate } from './cost.ts'
@@ -31,6 +39,8 @@ export type OperatorPrices = z.infer<typeof operatorPricesSchema>
 
 export type CatalogueOptions = {
   readonly operatorPrices?: OperatorPrices
+  /** A newer list for what the contract's table does not fix; ranks above the data set for the models that it names. */
+  readonly refreshedPrices?: OperatorPrices
   /** When the prices have to be in force; default: now. */
   readonly now?: Date
 }
@@ -68,7 +78,9 @@ const DEFAULT: TieredRate = untiered({
 export function createCatalogue(options: CatalogueOptions = {}): Catalogue {
   const operatorPrices = operatorPricesSchema.parse(options.operatorPrices ?? {})
   const dataset = createDataset(bundledProviders(), options.now ?? new Date())
-  const findOperator = compileOperatorPrices(operatorPrices)
+  const refreshedPrices = operatorPricesSchema.parse(options.refreshedPrices ?? {})
+  const findOperator = compileOperatorPrices(operatorPrices, 'operator')
+  const findRefreshed = compileOperatorPrices(refreshedPrices, 'refreshed')
   const findPinned = compilePinnedPrices(dataset)
   const remembered = new LRUCache<string, TieredRate>({ max: MAX_REMEMBERED_IDS })
 
@@ -79,7 +91,12 @@ export function createCatalogue(options: CatalogueOptions = {}): Catalogue {
     const pinned = findPinned(names.canonical)
     // A price that the operator set for `gpt-4o` is not meant for `gpt-4o-mini`.
     if (operator && operator.key.length >= (pinned?.id.length ?? 0)) return operator.value
-    return pinned?.price ?? dataset.find(names.segments) ?? DEFAULT
+    if (pinned) return pinned.price
+    const listed = dataset.find(names.segments)
+    const refreshed = findRefreshed(names)
+    // What stands for all that begins with it says nothing of a model that has a price of its own.
+    if (refreshed && (listed === undefined || isNamed(refreshed.key, names))) return refreshed.value
+    return listed ?? DEFAULT
   }
 
   function lookUp(model: string): TieredRate {
@@ -97,18 +114,22 @@ export function createCatalogue(options: CatalogueOptions = {}): Catalogue {
       return tiers.findLast(({ aboveInputTokens }) => inputTokens > aboveInputTokens)?.rate ?? base
     },
     list() {
-      entries ??= listModels(Object.keys(operatorPrices), dataset, (model) => resolve(model).base)
+      entries ??= listModels(
+        [...Object.keys(operatorPrices), ...Object.keys(refreshedPrices)],
+        dataset,
+        (model) => resolve(model).base,
+      )
       return entries
     },
-    version: `genai-prices@${GENAI_PRICES_VERSION}+${fingerprint([operatorPrices, PINNED_PRICES, DEFAULT_PRICE])}`,
+    version: `genai-prices@${GENAI_PRICES_VERSION}+${fingerprint([operatorPrices, refreshedPrices, PINNED_PRICES, DEFAULT_PRICE])}`,
   }
 }
 
-function compileOperatorPrices(prices: OperatorPrices) {
+function compileOperatorPrices(prices: OperatorPrices, source: 'operator' | 'refreshed') {
   const table = createPrefixTable(
     Object.entries(prices).map(([id, price]) => {
       const key = dashedClaude(id.trim().toLowerCase())
-      return [key, untiered({ ...operatorRate(price), source: 'operator', model: id })] as const
+      return [key, untiered({ ...operatorRate(price), source, model: id })] as const
     }),
   )
   return ({ segments, canonical }: ModelNames) => {
@@ -120,6 +141,12 @@ function compileOperatorPrices(prices: OperatorPrices) {
         undefined,
       )
   }
+}
+
+/** Whether a key is the model itself, in any spelling, and not only what its name begins with. */
+function isNamed(key: string, { segments, canonical }: ModelNames): boolean {
+  const tails = segments.map((_, position) => dashedClaude(segments.slice(position).join('/')))
+  return [...tails, canonical].some((name) => withoutDate(withoutVariant(name)) === withoutDate(key) || name === key)
 }
 
 /**

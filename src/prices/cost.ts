@@ -1,7 +1,7 @@
 import { costNanousd, type Nanousd, type PicousdPerToken } from '../core/money.ts'
 
 /** Where a rate comes from, in the order in which sources are asked (CONTRACT.md section 3, "Prices"). */
-type RateSource = 'operator' | 'pinned' | 'dataset' | 'default'
+type RateSource = 'operator' | 'pinned' | 'refreshed' | 'dataset' | 'default'
 
 /** The price of one model's tokens, in integer pico-dollars per token. */
 export type Rate = {

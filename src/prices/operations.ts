@@ -1,8 +1,10 @@
 import { z } from 'zod'
 import { defineOperation } from '../core/operation.ts'
-import type { Catalogue } from './catalogue.ts'
+import { text } from '../core/text.ts'
+import type { Catalogue, Rate } from './catalogue.ts'
+import type { PriceChange, PriceService } from './service.ts'
 
-export type PriceDeps = { readonly catalogue: Catalogue }
+export type PriceDeps = { readonly catalogue: Catalogue; readonly prices: PriceService }
 
 const MICRO = 1_000_000
 const usdPerMtok = z.number().describe('US dollars per million tokens')
@@ -54,4 +56,49 @@ export const listModels = defineOperation({
   },
 })
 
-export const priceOperations = [listModels]
+const priceView = z.object({ input_usd_per_mtok: usdPerMtok, output_usd_per_mtok: usdPerMtok })
+const changeView = z.object({
+  model: z.string(),
+  before: priceView.nullable().describe('null for a model that was not known'),
+  after: priceView,
+})
+const priceJson = (rate: Rate) => ({ input_usd_per_mtok: usdOf(rate.input), output_usd_per_mtok: usdOf(rate.output) })
+const changeJson = ({ model, before, after }: PriceChange) => ({
+  model,
+  before: before === null ? null : priceJson(before),
+  after: priceJson(after),
+})
+
+export const refreshPrices = defineOperation({
+  name: 'admin_refresh_prices',
+  title: 'Refresh prices (operator)',
+  description:
+    "Reads PRICES_URL and puts its prices in force on every process within seconds, below the contract's table and the operator's file. A price that changes by more than 2× is quarantined: reported, not applied, unless accept names its model.",
+  tag: 'Admin',
+  method: 'post',
+  path: '/v1/admin/price-cache/refresh',
+  access: { kind: 'admin' },
+  input: z.object({ accept: z.array(text(1, 128)).max(1000).optional().describe('Models whose change is wanted however large') }),
+  output: z.object({
+    ok: z.literal(true),
+    models: z.number().int().describe('Prices in the list now in force'),
+    applied: z.array(changeView),
+    quarantined: z.array(changeView),
+    overruled: z.array(z.string()).describe("Models whose price the contract's table or the operator's file sets"),
+    price_version: z.string(),
+  }),
+  errors: ['price_source_unconfigured', 'price_source_failed'],
+  async run({ prices }: PriceDeps, input) {
+    const { models, applied, quarantined, overruled } = await prices.refresh(input.accept ?? [])
+    return {
+      ok: true as const,
+      models,
+      applied: applied.map(changeJson),
+      quarantined: quarantined.map(changeJson),
+      overruled: [...overruled],
+      price_version: prices.version,
+    }
+  },
+})
+
+export const priceOperations = [listModels, refreshPrices]

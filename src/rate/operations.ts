@@ -36,7 +36,7 @@ export const setRateEnvelope = defineOperation({
   }),
   tool: { readOnlyHint: false, destructiveHint: false, idempotentHint: true, openWorldHint: false },
   async run({ rates }: RateDeps, input, { caller }) {
-    await rates.set(keyOf(caller, input), input.requests_per_minute)
+    await rates.set(keyOf(caller, input), input.requests_per_minute, caller)
     return { success: true as const, ...input }
   },
 })

@@ -1,9 +1,20 @@
 import { allFulfilled, Batcher } from '../core/batcher.ts'
 import type { Clock } from '../core/clock.ts'
 import { DomainError } from '../core/errors.ts'
+import { uuidv7 } from '../core/ids.ts'
+import { actorOf, type Caller } from '../core/operation.ts'
 import type { Database } from '../db/client.ts'
 import { withDatabaseFailure } from '../db/failure.ts'
-import { deleteRateEnvelope, findRateEnvelope, minuteOf, type RateKey, takeRequests, upsertRateEnvelope } from './store.ts'
+import type { Recorder } from '../db/recorder.ts'
+import {
+  type Alongside,
+  deleteRateEnvelope,
+  findRateEnvelope,
+  minuteOf,
+  type RateKey,
+  takeRequests,
+  upsertRateEnvelope,
+} from './store.ts'
 
 export type { RateKey } from './store.ts'
 
@@ -22,15 +33,17 @@ export class RateService {
   readonly #clock: Clock
   readonly #checks: Batcher<RateKey, RateDecision>
   readonly #onExceeded: (key: RateKey) => void
+  readonly #changes: Recorder | undefined
 
   /** @param deps `onExceeded` is told of every refusal; it must not throw or take time */
   constructor(
-    deps: { database: Database; clock: Clock; onExceeded?: (key: RateKey) => void },
+    deps: { database: Database; clock: Clock; onExceeded?: (key: RateKey) => void; changes?: Recorder },
     options: { maxBatch: number; maxQueue: number },
   ) {
     this.#database = deps.database
     this.#clock = deps.clock
     this.#onExceeded = deps.onExceeded ?? (() => {})
+    this.#changes = deps.changes
     this.#checks = new Batcher((keys) => this.#checkAll(keys), options)
   }
 
@@ -39,8 +52,18 @@ export class RateService {
     return this.#checks.submit(key)
   }
 
-  async set(key: RateKey, requestsPerMinute: number): Promise<void> {
-    await withDatabaseFailure(upsertRateEnvelope(this.#database, key, requestsPerMinute, this.#clock.now()))
+  async set(key: RateKey, requestsPerMinute: number, caller?: Caller): Promise<void> {
+    const recorded = this.#recorded(key, caller, 'rate_share.set', { requests_per_minute: requestsPerMinute })
+    await withDatabaseFailure(upsertRateEnvelope(this.#database, key, requestsPerMinute, this.#clock.now(), recorded))
+  }
+
+  /** For the audit trail, in the transaction of the change. */
+  #recorded(key: RateKey, caller: Caller | undefined, type: string, data: Record<string, unknown>): Alongside {
+    const { accountId, agentId, provider, model } = key
+    const atMs = this.#clock.now()
+    const actor = caller === undefined ? 'system' : actorOf(caller)
+    const change = { accountId, id: uuidv7(atMs), type, agentId, actor, data: { provider, model, ...data }, atMs }
+    return async (runner) => this.#changes?.record(runner, change)
   }
 
   /** @throws DomainError `not_found` */
@@ -56,8 +79,9 @@ export class RateService {
   }
 
   /** @param call resumed: an earlier run of this call may have deleted it already @throws DomainError `not_found` */
-  async delete(key: RateKey, call: { readonly resumed: boolean }): Promise<void> {
-    const existed = await withDatabaseFailure(deleteRateEnvelope(this.#database, key))
+  async delete(key: RateKey, call: { readonly resumed: boolean; readonly caller?: Caller }): Promise<void> {
+    const recorded = this.#recorded(key, call.caller, 'rate_share.deleted', {})
+    const existed = await withDatabaseFailure(deleteRateEnvelope(this.#database, key, recorded))
     if (!existed && !call.resumed) throw rateNotFound(key)
   }
 

@@ -1,6 +1,7 @@
 import { and, eq } from 'drizzle-orm'
 import { Parameters } from '../db/array-literal.ts'
 import type { Database } from '../db/client.ts'
+import { type Runner, runnerOf } from '../db/runner.ts'
 import { rateEnvelopes } from './tables.ts'
 
 export type RateKey = { readonly accountId: string; readonly agentId: string; readonly provider: string; readonly model: string }
@@ -22,20 +23,27 @@ const whereKey = (key: RateKey) =>
     eq(rateEnvelopes.model, key.model),
   )
 
+/** What is written together with a change, in its transaction. */
+export type Alongside = (runner: Runner) => Promise<void>
+
 /** Sets the share; the current minute's count stays. */
 export async function upsertRateEnvelope(
   { orm }: Database,
   key: RateKey,
   requestsPerMinute: number,
   now_ms: number,
+  alongside: Alongside,
 ): Promise<void> {
-  await orm
-    .insert(rateEnvelopes)
-    .values({ ...key, requestsPerMinute, windowStartMs: minuteOf(now_ms), requestsInWindow: 0 })
-    .onConflictDoUpdate({
-      target: [rateEnvelopes.accountId, rateEnvelopes.agentId, rateEnvelopes.provider, rateEnvelopes.model],
-      set: { requestsPerMinute },
-    })
+  await orm.transaction(async (tx) => {
+    await tx
+      .insert(rateEnvelopes)
+      .values({ ...key, requestsPerMinute, windowStartMs: minuteOf(now_ms), requestsInWindow: 0 })
+      .onConflictDoUpdate({
+        target: [rateEnvelopes.accountId, rateEnvelopes.agentId, rateEnvelopes.provider, rateEnvelopes.model],
+        set: { requestsPerMinute },
+      })
+    await alongside(runnerOf(tx))
+  })
 }
 
 export async function findRateEnvelope({ orm }: Database, key: RateKey): Promise<RateEnvelope | undefined> {
@@ -44,9 +52,12 @@ export async function findRateEnvelope({ orm }: Database, key: RateKey): Promise
 }
 
 /** @returns false when there was none */
-export async function deleteRateEnvelope({ orm }: Database, key: RateKey): Promise<boolean> {
-  const rows = await orm.delete(rateEnvelopes).where(whereKey(key)).returning({ agentId: rateEnvelopes.agentId })
-  return rows.length > 0
+export async function deleteRateEnvelope({ orm }: Database, key: RateKey, alongside: Alongside): Promise<boolean> {
+  return orm.transaction(async (tx) => {
+    const rows = await tx.delete(rateEnvelopes).where(whereKey(key)).returning({ agentId: rateEnvelopes.agentId })
+    if (rows.length > 0) await alongside(runnerOf(tx))
+    return rows.length > 0
+  })
 }
 
 /**

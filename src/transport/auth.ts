@@ -40,7 +40,8 @@ export class Authenticator {
     if (access.kind === 'public') return { caller: PUBLIC }
     if (access.kind === 'admin') {
       if (!this.isAdmin(request)) throw new DomainError('unauthorized')
-      return { caller: ADMIN }
+      const bearer = adminSecretOf(request)
+      return bearer === undefined ? { caller: ADMIN } : { caller: ADMIN, bearer }
     }
     const bearer = bearerOf(request)
     if (bearer === undefined) throw new DomainError('missing_api_key')
@@ -50,11 +51,13 @@ export class Authenticator {
   }
 
   /** True when the request carries the operator's secret. Compared by digest, in constant time. */
-  isAdmin(request: Credentials): boolean {
-    const given = request.header('x-admin-secret') ?? request.header('x-admin-token')
+  isAdmin(request: Credentials, given = adminSecretOf(request)): boolean {
     return this.#adminSecret !== null && given !== undefined && timingSafeEqual(digest(given), this.#adminSecret)
   }
 }
+
+const adminSecretOf = (request: Credentials): string | undefined =>
+  request.header('x-admin-secret') ?? request.header('x-admin-token')
 
 const digest = (secret: string): Buffer => createHash('sha256').update(secret).digest()
 

@@ -1,5 +1,6 @@
 import { enforcementExamples } from './examples-enforcement.ts'
 import { humanExamples } from './examples-humans.ts'
+import { operatorExamples } from './examples-operator.ts'
 
 /** One request and its answer, as the reference shows them. */
 export type Example = {
@@ -41,6 +42,7 @@ const AGENT_KEY = { name: 'crawler', scope: 'agent', agent_id: 'crawler', create
 export const examples: Readonly<Record<string, Example>> = {
   ...humanExamples,
   ...enforcementExamples,
+  ...operatorExamples,
   budget_clear: {
     request: { agent_id: 'crawler', model: 'claude-sonnet-4-6', estimated_tokens: 2000, estimated_input_tokens: 6000 },
     response: {

@@ -70,7 +70,14 @@ export function mountMcp<D>(app: Hono<HttpEnv>, deps: McpDeps<D>, options: McpOp
     try {
       const authenticating = auth.authenticate(ANY_KEY, { header: (name) => headerOf(c, name), url: c.req.url })
       const { caller, bearer } = authenticating instanceof Promise ? await authenticating : authenticating
-      call = { caller, bearer, ip: clientAddress(c, options.trustedProxies), origin: () => originOf(c, options), requestId: id }
+      call = {
+        caller,
+        bearer,
+        transport: 'mcp',
+        ip: clientAddress(c, options.trustedProxies),
+        origin: () => originOf(c, options),
+        requestId: id,
+      }
     } catch (error) {
       const response = errorResponse(error, id, log)
       for (const [name, value] of Object.entries(cors)) response.headers.set(name, value)

@@ -16,7 +16,10 @@ export type Schema = {
   readonly allOf?: readonly Schema[]
   readonly [keyword: string]: unknown
 }
-type Content = { readonly 'application/json': { readonly schema: Schema; readonly example?: unknown } }
+type Content = {
+  readonly 'application/json': { readonly schema: Schema; readonly example?: unknown }
+  readonly [type: string]: { readonly schema: Schema; readonly example?: unknown }
+}
 export type ParameterObject = {
   readonly name: string
   readonly in: 'path' | 'query' | 'header'
@@ -82,6 +85,7 @@ const TAGS: Record<string, string> = {
   Bookings: 'Spend that is no model call: API calls, compute, storage',
   Usage: 'Agents, what they spend and how long their budgets last',
   Models: 'Models and prices',
+  Audit: 'Every decision and every change, with a chain of hashes that a third party can check',
   Admin: 'For the operator of this server',
 }
 
@@ -182,7 +186,10 @@ function describe<D>(operation: Operation<D>, resultName: string): OperationObje
           'X-Request-Id': header('RequestId'),
           ...(isReplayable(operation) && { 'Idempotent-Replayed': header('Replayed') }),
         },
-        content: json({ $ref: `#/components/schemas/${resultName}` }, example?.response),
+        content: {
+          ...json({ $ref: `#/components/schemas/${resultName}` }, example?.response),
+          ...Object.fromEntries(operation.streams?.types.map((type) => [type, { schema: { type: 'string' } }]) ?? []),
+        },
       },
       ...errorResponses(operation, resultName),
     },

@@ -1,7 +1,7 @@
 import type { Hono } from 'hono'
 import { DomainError } from '../core/errors.ts'
 import type { Log } from '../core/log.ts'
-import { type Execute, mutates, type Operation } from '../core/operation.ts'
+import { type Execute, mutates, type Operation, type ResultStream } from '../core/operation.ts'
 import type { Authenticator } from './auth.ts'
 import {
   clientAddress,
@@ -66,6 +66,7 @@ function handlerOf<D>(operation: Operation<D>, { execute, auth, log }: RestDeps<
         {
           caller,
           bearer,
+          transport: 'rest',
           ip: clientAddress(c, options.trustedProxies),
           origin: () => options.origin(c),
           idempotencyKey: mutates(operation) ? headerOf(c, 'idempotency-key') : undefined,
@@ -73,6 +74,7 @@ function handlerOf<D>(operation: Operation<D>, { execute, auth, log }: RestDeps<
         input,
       )
       logRequest(log, c, id, result.status)
+      if (result.stream) return streamResponse(result.stream, id, log)
       return jsonResponse(result.status, result.body, id, result.replayed ? { 'Idempotent-Replayed': 'true' } : undefined)
     } catch (error) {
       const response = errorResponse(error, id, log)
@@ -80,6 +82,28 @@ function handlerOf<D>(operation: Operation<D>, { execute, auth, log }: RestDeps<
       return response
     }
   }
+}
+
+/** Asks for the next piece when the last one is gone. A failure in the middle cuts the connection: the status was sent long ago. */
+function streamResponse({ type, filename, chunks }: ResultStream, id: string, log: Log): Response {
+  const pieces = chunks[Symbol.asyncIterator]()
+  const body = new ReadableStream<Uint8Array>({
+    async pull(controller) {
+      try {
+        const next = await pieces.next()
+        if (next.done) controller.close()
+        else controller.enqueue(Buffer.from(next.value))
+      } catch (error) {
+        log.error({ err: error, request_id: id }, 'a stream ended early')
+        controller.error(error)
+      }
+    },
+    async cancel() {
+      await pieces.return?.()
+    },
+  })
+  const headers = { 'Content-Type': type, 'Content-Disposition': `attachment; filename="${filename}"` }
+  return new Response(body, { headers: { ...headers, 'Cache-Control': 'no-store', 'X-Request-Id': id } })
 }
 
 function logRequest(log: Log, c: HttpContext, request_id: string, status: number): void {

@@ -445,7 +445,7 @@ export interface paths {
     }
     /**
      * List keys
-     * @description Every key of the account, newest first, with when it was last used; never the secret.
+     * @description Every key of the account, newest first, with when it was last used; never the secret. A read key that is bound to a path sees those within it.
      */
     get: operations['list_keys']
     put?: never
@@ -475,6 +475,30 @@ export interface paths {
      * @description Takes effect at once, on every server process. A key may revoke itself.
      */
     delete: operations['revoke_key']
+    options?: never
+    head?: never
+    /**
+     * Rename a key
+     * @description Changes the name that people know it by. Scope and agent never change: make another key.
+     */
+    patch: operations['rename_key']
+    trace?: never
+  }
+  '/v1/account/keys/{key_id}/rotate': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    get?: never
+    put?: never
+    /**
+     * Rotate a key
+     * @description A new key with the same name, scope and agent; the old one works on for overlap_seconds, so that whoever uses it can change over. 0 revokes it at once.
+     */
+    post: operations['rotate_key']
+    delete?: never
     options?: never
     head?: never
     patch?: never
@@ -526,26 +550,6 @@ export interface paths {
      */
     put: operations['update_settings']
     post?: never
-    delete?: never
-    options?: never
-    head?: never
-    patch?: never
-    trace?: never
-  }
-  '/v1/admin/seed': {
-    parameters: {
-      query?: never
-      header?: never
-      path?: never
-      cookie?: never
-    }
-    get?: never
-    put?: never
-    /**
-     * Grant operations (operator)
-     * @description Adds governance operations to the account that owns api_key: that many, or 1,000 per dollar of amount_usd.
-     */
-    post: operations['admin_seed']
     delete?: never
     options?: never
     head?: never
@@ -944,6 +948,186 @@ export interface paths {
     patch?: never
     trace?: never
   }
+  '/v1/admin/price-cache/refresh': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    get?: never
+    put?: never
+    /**
+     * Refresh prices (operator)
+     * @description Reads PRICES_URL and puts its prices in force on every process within seconds, below the contract's table and the operator's file. A price that changes by more than 2× is quarantined: reported, not applied, unless accept names its model.
+     */
+    post: operations['admin_refresh_prices']
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
+  '/v1/audit': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    /**
+     * Read the audit trail
+     * @description Every decision and every change of the account, newest first: clearances, denials, settlements, envelopes, grants, top-ups, approvals, keys, channels, operator actions. format=ndjson or csv exports everything as a stream; without filters `gvnr audit verify FILE` proves that nothing was removed or changed.
+     */
+    get: operations['list_audit']
+    put?: never
+    post?: never
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
+  '/v1/audit/head': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    /**
+     * Read the head of the audit chain
+     * @description The newest sealed entry. Keep seq and hash somewhere else: with `gvnr audit verify FILE --head SEQ:HASH` they prove later that nothing up to it was removed or changed.
+     */
+    get: operations['get_audit_head']
+    put?: never
+    post?: never
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
+  '/v1/admin/seed': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    get?: never
+    put?: never
+    /**
+     * Grant operations (operator)
+     * @description Adds governance operations to the account that owns api_key: that many, or 1,000 per dollar of amount_usd.
+     */
+    post: operations['admin_seed']
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
+  '/v1/admin/generate-key': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    get?: never
+    put?: never
+    /**
+     * Make a key (operator)
+     * @description A key of the given account, with a name, scope, agent and life of its own; without account_id a new account and its owner key. Shown once.
+     */
+    post: operations['admin_generate_key']
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
+  '/v1/admin/suspend': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    get?: never
+    put?: never
+    /**
+     * Suspend an account or an agent (operator)
+     * @description The kill switch: from the next decision on nothing is approved there, whatever the limits say, until it is resumed.
+     */
+    post: operations['admin_suspend']
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
+  '/v1/admin/resume': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    get?: never
+    put?: never
+    /**
+     * Resume an account or an agent (operator)
+     * @description Ends a suspension of exactly this path; one above it still holds.
+     */
+    post: operations['admin_resume']
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
+  '/v1/admin/reset-daily': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    get?: never
+    put?: never
+    /**
+     * Reset daily windows (operator)
+     * @description Sets what was spent today back to 0, for one agent or for every envelope of the account. What was cleared before no longer counts there.
+     */
+    post: operations['admin_reset_daily']
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
+  '/v1/admin/reset-monthly': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    get?: never
+    put?: never
+    /**
+     * Reset monthly windows (operator)
+     * @description Sets what was spent this month back to 0, for one agent or for every envelope of the account. What was cleared before no longer counts there.
+     */
+    post: operations['admin_reset_monthly']
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
 }
 export type webhooks = Record<string, never>
 export interface components {
@@ -999,6 +1183,8 @@ export interface components {
         | 'already_claimed'
         | 'settlement_pending'
         | 'topup_unconfigured'
+        | 'price_source_unconfigured'
+        | 'price_source_failed'
         | 'rate_limited'
         | 'internal_error'
         | 'overloaded'
@@ -1700,6 +1886,39 @@ export interface components {
         revoked_at: number | null
       }[]
     }
+    RenameKeyResult: {
+      key_id: string
+      name: string
+      /**
+       * @description owner: everything; agent: one agent and its children; read: reads only
+       * @enum {string}
+       */
+      scope: 'owner' | 'agent' | 'read'
+      /** @description The agent path the key is bound to */
+      agent_id: string | null
+      /** @description Unix milliseconds */
+      created_at: number
+      expires_at: number | null
+    }
+    RotateKeyResult: {
+      /** @description Shown once. Store it now: only its hash is kept. */
+      api_key: string
+      key_id: string
+      name: string
+      /**
+       * @description owner: everything; agent: one agent and its children; read: reads only
+       * @enum {string}
+       */
+      scope: 'owner' | 'agent' | 'read'
+      /** @description The agent path the key is bound to */
+      agent_id: string | null
+      /** @description Unix milliseconds */
+      created_at: number
+      expires_at: number | null
+      rotated_key_id: string
+      /** @description Unix milliseconds */
+      rotated_key_expires_at: number
+    }
     RevokeKeyResult: {
       /** @constant */
       ok: true
@@ -1730,13 +1949,6 @@ export interface components {
        * @enum {string}
        */
       approval_links: 'agent' | 'owner'
-    }
-    AdminSeedResult: {
-      /** @constant */
-      ok: true
-      credited_ops: number
-      /** @description Governance operations left */
-      operations_remaining: number
     }
     TopupResult: {
       /** @description Governance operations */
@@ -2071,6 +2283,136 @@ export interface components {
         }
       }[]
       price_version: string
+    }
+    AdminRefreshPricesResult: {
+      /** @constant */
+      ok: true
+      /** @description Prices in the list now in force */
+      models: number
+      applied: {
+        model: string
+        /** @description null for a model that was not known */
+        before: {
+          /** @description US dollars per million tokens */
+          input_usd_per_mtok: number
+          /** @description US dollars per million tokens */
+          output_usd_per_mtok: number
+        } | null
+        after: {
+          /** @description US dollars per million tokens */
+          input_usd_per_mtok: number
+          /** @description US dollars per million tokens */
+          output_usd_per_mtok: number
+        }
+      }[]
+      quarantined: {
+        model: string
+        /** @description null for a model that was not known */
+        before: {
+          /** @description US dollars per million tokens */
+          input_usd_per_mtok: number
+          /** @description US dollars per million tokens */
+          output_usd_per_mtok: number
+        } | null
+        after: {
+          /** @description US dollars per million tokens */
+          input_usd_per_mtok: number
+          /** @description US dollars per million tokens */
+          output_usd_per_mtok: number
+        }
+      }[]
+      /** @description Models whose price the contract's table or the operator's file sets */
+      overruled: string[]
+      price_version: string
+    }
+    ListAuditResult: {
+      account_id: string
+      entries: {
+        account_id: string
+        /** @description Place in the chain, from 1; null for the newest seconds, which are not sealed yet */
+        seq: number | null
+        id: string
+        /** @description Unix milliseconds */
+        at: number
+        /** @description What happened, e.g. clearance.approved, clearance.denied, envelope.set, key.created */
+        type: string
+        agent_id: string | null
+        data: {
+          [key: string]: unknown
+        }
+        /** @description SHA-256 over the hash of the entry before and this one */
+        hash: string | null
+      }[]
+      page: number
+      page_size: number
+      has_more: boolean
+      /** @description false: so little fits the filter that the search stopped; narrow it with from and to */
+      complete: boolean
+    }
+    GetAuditHeadResult: {
+      account_id: string
+      /** @description 0 while nothing is sealed */
+      seq: number
+      hash: string
+      sealed_at: number | null
+    }
+    AdminSeedResult: {
+      /** @constant */
+      ok: true
+      credited_ops: number
+      /** @description Governance operations left */
+      operations_remaining: number
+    }
+    AdminGenerateKeyResult: {
+      /** @description Shown once. Store it now: only its hash is kept. */
+      api_key: string
+      account_id: string
+      key_id: string
+      name: string
+      /**
+       * @description owner: everything; agent: one agent and its children; read: reads only
+       * @enum {string}
+       */
+      scope: 'owner' | 'agent' | 'read'
+      /** @description The agent path the key is bound to */
+      agent_id: string | null
+      /** @description Unix milliseconds */
+      created_at: number
+      expires_at: number | null
+      /** @description Governance operations left */
+      operations_remaining: number
+    }
+    AdminSuspendResult: {
+      /** @constant */
+      ok: true
+      account_id: string
+      agent_id: string
+      suspended: boolean
+      /** @description false when it was so already */
+      changed: boolean
+    }
+    AdminResumeResult: {
+      /** @constant */
+      ok: true
+      account_id: string
+      agent_id: string
+      suspended: boolean
+      /** @description false when it was so already */
+      changed: boolean
+    }
+    AdminResetDailyResult: {
+      /** @constant */
+      ok: true
+      account_id: string
+      /** @description The agents whose window is 0 now */
+      reset: string[]
+    }
+    AdminResetMonthlyResult: {
+      /** @constant */
+      ok: true
+      account_id: string
+      /** @description The agents whose window is 0 now */
+      reset: string[]
     }
   }
   responses: never
@@ -6349,6 +6691,374 @@ export interface operations {
       }
     }
   }
+  rename_key: {
+    parameters: {
+      query?: never
+      header?: {
+        /** @description Makes the call safe to repeat: the first response is stored and replayed for 24 hours */
+        'Idempotency-Key'?: string
+      }
+      path: {
+        /** @example 019ab5c4-3a9c-7f02-b1c4-90ad52e6f7d3 */
+        key_id: string
+      }
+      cookie?: never
+    }
+    requestBody: {
+      content: {
+        /**
+         * @example {
+         *       "name": "team lead"
+         *     }
+         */
+        'application/json': {
+          name: string
+        }
+      }
+    }
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Idempotent-Replayed': components['headers']['Replayed']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "key_id": "019ab5c4-3a9c-7f02-b1c4-90ad52e6f7d3",
+           *       "name": "team lead",
+           *       "scope": "read",
+           *       "agent_id": "team",
+           *       "created_at": 1763812800000,
+           *       "expires_at": 1766404800000
+           *     }
+           */
+          'application/json': components['schemas']['RenameKeyResult']
+        }
+      }
+      /** @description `invalid_params`, `invalid_json` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params' | 'invalid_json'
+          }
+        }
+      }
+      /** @description `missing_api_key`, `invalid_api_key` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'missing_api_key' | 'invalid_api_key'
+          }
+        }
+      }
+      /** @description `forbidden` */
+      403: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'forbidden'
+          }
+        }
+      }
+      /** @description `not_found` */
+      404: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'not_found'
+          }
+        }
+      }
+      /** @description `idempotency_conflict` */
+      409: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_conflict'
+          }
+        }
+      }
+      /** @description `payload_too_large` */
+      413: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'payload_too_large'
+          }
+        }
+      }
+      /** @description `unsupported_media_type` */
+      415: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unsupported_media_type'
+          }
+        }
+      }
+      /** @description `idempotency_mismatch` */
+      422: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_mismatch'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable'
+          }
+        }
+      }
+    }
+  }
+  rotate_key: {
+    parameters: {
+      query?: never
+      header?: {
+        /** @description Makes the call safe to repeat: the first response is stored and replayed for 24 hours */
+        'Idempotency-Key'?: string
+      }
+      path: {
+        /** @example 019ab5c4-2b10-7d44-9c31-5e0f7a8b9c0d */
+        key_id: string
+      }
+      cookie?: never
+    }
+    requestBody: {
+      content: {
+        /**
+         * @example {
+         *       "overlap_seconds": 3600
+         *     }
+         */
+        'application/json': {
+          /** @description 3600 when left out; 0, or at least 60 */
+          overlap_seconds?: number
+          /** @description As long as the old one was given, when left out */
+          expires_in_seconds?: number
+        }
+      }
+    }
+    responses: {
+      /** @description Success */
+      201: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Idempotent-Replayed': components['headers']['Replayed']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "api_key": "bg_3f9c1e7a5b2d4c6e8f0a1b2c3d4e5f60",
+           *       "key_id": "019ab5c4-3a9c-7f02-b1c4-90ad52e6f7d3",
+           *       "name": "team lead",
+           *       "scope": "read",
+           *       "agent_id": "team",
+           *       "created_at": 1763812800000,
+           *       "expires_at": 1766404800000,
+           *       "rotated_key_id": "019ab5c4-2b10-7d44-9c31-5e0f7a8b9c0d",
+           *       "rotated_key_expires_at": 1763816400000
+           *     }
+           */
+          'application/json': components['schemas']['RotateKeyResult']
+        }
+      }
+      /** @description `invalid_params`, `invalid_json` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params' | 'invalid_json'
+          }
+        }
+      }
+      /** @description `missing_api_key`, `invalid_api_key` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'missing_api_key' | 'invalid_api_key'
+          }
+        }
+      }
+      /** @description `forbidden` */
+      403: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'forbidden'
+          }
+        }
+      }
+      /** @description `not_found` */
+      404: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'not_found'
+          }
+        }
+      }
+      /** @description `idempotency_conflict` */
+      409: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_conflict'
+          }
+        }
+      }
+      /** @description `payload_too_large` */
+      413: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'payload_too_large'
+          }
+        }
+      }
+      /** @description `unsupported_media_type` */
+      415: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unsupported_media_type'
+          }
+        }
+      }
+      /** @description `idempotency_mismatch` */
+      422: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_mismatch'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable'
+          }
+        }
+      }
+    }
+  }
   get_notification_email: {
     parameters: {
       query?: never
@@ -6936,172 +7646,6 @@ export interface operations {
           'application/json': components['schemas']['Error'] & {
             /** @enum {string} */
             error?: 'forbidden'
-          }
-        }
-      }
-      /** @description `idempotency_conflict` */
-      409: {
-        headers: {
-          'X-Request-Id': components['headers']['RequestId']
-          'Retry-After': components['headers']['RetryAfter']
-          [name: string]: unknown
-        }
-        content: {
-          'application/json': components['schemas']['Error'] & {
-            /** @enum {string} */
-            error?: 'idempotency_conflict'
-          }
-        }
-      }
-      /** @description `payload_too_large` */
-      413: {
-        headers: {
-          'X-Request-Id': components['headers']['RequestId']
-          [name: string]: unknown
-        }
-        content: {
-          'application/json': components['schemas']['Error'] & {
-            /** @enum {string} */
-            error?: 'payload_too_large'
-          }
-        }
-      }
-      /** @description `unsupported_media_type` */
-      415: {
-        headers: {
-          'X-Request-Id': components['headers']['RequestId']
-          [name: string]: unknown
-        }
-        content: {
-          'application/json': components['schemas']['Error'] & {
-            /** @enum {string} */
-            error?: 'unsupported_media_type'
-          }
-        }
-      }
-      /** @description `idempotency_mismatch` */
-      422: {
-        headers: {
-          'X-Request-Id': components['headers']['RequestId']
-          [name: string]: unknown
-        }
-        content: {
-          'application/json': components['schemas']['Error'] & {
-            /** @enum {string} */
-            error?: 'idempotency_mismatch'
-          }
-        }
-      }
-      /** @description `internal_error` */
-      500: {
-        headers: {
-          'X-Request-Id': components['headers']['RequestId']
-          [name: string]: unknown
-        }
-        content: {
-          'application/json': components['schemas']['Error'] & {
-            /** @enum {string} */
-            error?: 'internal_error'
-          }
-        }
-      }
-      /** @description `overloaded`, `database_unavailable` */
-      503: {
-        headers: {
-          'X-Request-Id': components['headers']['RequestId']
-          'Retry-After': components['headers']['RetryAfter']
-          [name: string]: unknown
-        }
-        content: {
-          'application/json': components['schemas']['Error'] & {
-            /** @enum {string} */
-            error?: 'overloaded' | 'database_unavailable'
-          }
-        }
-      }
-    }
-  }
-  admin_seed: {
-    parameters: {
-      query?: never
-      header?: {
-        /** @description Makes the call safe to repeat: the first response is stored and replayed for 24 hours */
-        'Idempotency-Key'?: string
-      }
-      path?: never
-      cookie?: never
-    }
-    requestBody: {
-      content: {
-        /**
-         * @example {
-         *       "api_key": "bg_0123456789abcdef0123456789abcdef",
-         *       "operations": 5000
-         *     }
-         */
-        'application/json': {
-          api_key: string
-          operations?: number
-          /** @description 1,000 operations per dollar, rounded down */
-          amount_usd?: number
-        }
-      }
-    }
-    responses: {
-      /** @description Success */
-      200: {
-        headers: {
-          'X-Request-Id': components['headers']['RequestId']
-          'Idempotent-Replayed': components['headers']['Replayed']
-          [name: string]: unknown
-        }
-        content: {
-          /**
-           * @example {
-           *       "ok": true,
-           *       "credited_ops": 5000,
-           *       "operations_remaining": 5025
-           *     }
-           */
-          'application/json': components['schemas']['AdminSeedResult']
-        }
-      }
-      /** @description `invalid_params`, `invalid_json` */
-      400: {
-        headers: {
-          'X-Request-Id': components['headers']['RequestId']
-          [name: string]: unknown
-        }
-        content: {
-          'application/json': components['schemas']['Error'] & {
-            /** @enum {string} */
-            error?: 'invalid_params' | 'invalid_json'
-          }
-        }
-      }
-      /** @description `unauthorized` */
-      401: {
-        headers: {
-          'X-Request-Id': components['headers']['RequestId']
-          [name: string]: unknown
-        }
-        content: {
-          'application/json': components['schemas']['Error'] & {
-            /** @enum {string} */
-            error?: 'unauthorized'
-          }
-        }
-      }
-      /** @description `account_not_found` */
-      404: {
-        headers: {
-          'X-Request-Id': components['headers']['RequestId']
-          [name: string]: unknown
-        }
-        content: {
-          'application/json': components['schemas']['Error'] & {
-            /** @enum {string} */
-            error?: 'account_not_found'
           }
         }
       }
@@ -10436,6 +10980,1465 @@ export interface operations {
           'application/json': components['schemas']['Error'] & {
             /** @enum {string} */
             error?: 'forbidden'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable'
+          }
+        }
+      }
+    }
+  }
+  admin_refresh_prices: {
+    parameters: {
+      query?: never
+      header?: {
+        /** @description Makes the call safe to repeat: the first response is stored and replayed for 24 hours */
+        'Idempotency-Key'?: string
+      }
+      path?: never
+      cookie?: never
+    }
+    requestBody: {
+      content: {
+        /**
+         * @example {
+         *       "accept": [
+         *         "grok-9"
+         *       ]
+         *     }
+         */
+        'application/json': {
+          /** @description Models whose change is wanted however large */
+          accept?: string[]
+        }
+      }
+    }
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Idempotent-Replayed': components['headers']['Replayed']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "ok": true,
+           *       "models": 212,
+           *       "applied": [
+           *         {
+           *           "model": "grok-9",
+           *           "before": {
+           *             "input_usd_per_mtok": 1,
+           *             "output_usd_per_mtok": 4
+           *           },
+           *           "after": {
+           *             "input_usd_per_mtok": 3,
+           *             "output_usd_per_mtok": 15
+           *           }
+           *         }
+           *       ],
+           *       "quarantined": [],
+           *       "overruled": [
+           *         "gpt-4o"
+           *       ],
+           *       "price_version": "genai-prices@0.1.8+1f0c9a7e"
+           *     }
+           */
+          'application/json': components['schemas']['AdminRefreshPricesResult']
+        }
+      }
+      /** @description `invalid_params`, `invalid_json` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params' | 'invalid_json'
+          }
+        }
+      }
+      /** @description `unauthorized` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unauthorized'
+          }
+        }
+      }
+      /** @description `idempotency_conflict` */
+      409: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_conflict'
+          }
+        }
+      }
+      /** @description `payload_too_large` */
+      413: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'payload_too_large'
+          }
+        }
+      }
+      /** @description `unsupported_media_type` */
+      415: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unsupported_media_type'
+          }
+        }
+      }
+      /** @description `idempotency_mismatch` */
+      422: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_mismatch'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `price_source_failed` */
+      502: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'price_source_failed'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable`, `price_source_unconfigured` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable' | 'price_source_unconfigured'
+          }
+        }
+      }
+    }
+  }
+  list_audit: {
+    parameters: {
+      query?: {
+        /**
+         * @description From 1; json only
+         * @example 1
+         */
+        page?: number
+        /**
+         * @description 100 when left out; json only
+         * @example 1
+         */
+        page_size?: number
+        /**
+         * @description This agent and those below it only
+         * @example crawler
+         */
+        agent_id?: string
+        /** @description Unix milliseconds, included */
+        from?: number
+        /** @description Unix milliseconds, not included */
+        to?: number
+        /** @description json: one page. csv, ndjson: everything, as a stream */
+        format?: 'json' | 'csv' | 'ndjson'
+      }
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    requestBody?: never
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "account_id": "019ab5c4-1f00-7c11-8a52-6f0d3c9b7e21",
+           *       "entries": [
+           *         {
+           *           "account_id": "019ab5c4-1f00-7c11-8a52-6f0d3c9b7e21",
+           *           "seq": 42,
+           *           "id": "019ab5c4-7d1e-7a40-9f3b-2c6f0e1d8a55",
+           *           "at": 1763812800000,
+           *           "type": "clearance.denied",
+           *           "agent_id": "crawler",
+           *           "data": {
+           *             "model": "claude-sonnet-4-6",
+           *             "estimate_usd": 0.168,
+           *             "estimate_nanousd": "168000000",
+           *             "reason": "envelope_exceeded"
+           *           },
+           *           "hash": "5f0c1b7d1f0f2b9e7c0d4d9f8a3b6e2c1d5a4b3c2f1e0d9c8b7a695847362514"
+           *         }
+           *       ],
+           *       "page": 1,
+           *       "page_size": 1,
+           *       "has_more": true,
+           *       "complete": true
+           *     }
+           */
+          'application/json': components['schemas']['ListAuditResult']
+          'application/x-ndjson': string
+          'text/csv': string
+        }
+      }
+      /** @description `invalid_params` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params'
+          }
+        }
+      }
+      /** @description `missing_api_key`, `invalid_api_key` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'missing_api_key' | 'invalid_api_key'
+          }
+        }
+      }
+      /** @description `forbidden` */
+      403: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'forbidden'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable'
+          }
+        }
+      }
+    }
+  }
+  get_audit_head: {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    requestBody?: never
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "account_id": "019ab5c4-1f00-7c11-8a52-6f0d3c9b7e21",
+           *       "seq": 42,
+           *       "hash": "5f0c1b7d1f0f2b9e7c0d4d9f8a3b6e2c1d5a4b3c2f1e0d9c8b7a695847362514",
+           *       "sealed_at": 1763812800900
+           *     }
+           */
+          'application/json': components['schemas']['GetAuditHeadResult']
+        }
+      }
+      /** @description `invalid_params` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params'
+          }
+        }
+      }
+      /** @description `missing_api_key`, `invalid_api_key` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'missing_api_key' | 'invalid_api_key'
+          }
+        }
+      }
+      /** @description `forbidden` */
+      403: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'forbidden'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable'
+          }
+        }
+      }
+    }
+  }
+  admin_seed: {
+    parameters: {
+      query?: never
+      header?: {
+        /** @description Makes the call safe to repeat: the first response is stored and replayed for 24 hours */
+        'Idempotency-Key'?: string
+      }
+      path?: never
+      cookie?: never
+    }
+    requestBody: {
+      content: {
+        /**
+         * @example {
+         *       "api_key": "bg_0123456789abcdef0123456789abcdef",
+         *       "operations": 5000
+         *     }
+         */
+        'application/json': {
+          api_key: string
+          operations?: number
+          /** @description 1,000 operations per dollar, rounded down */
+          amount_usd?: number
+        }
+      }
+    }
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Idempotent-Replayed': components['headers']['Replayed']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "ok": true,
+           *       "credited_ops": 5000,
+           *       "operations_remaining": 5025
+           *     }
+           */
+          'application/json': components['schemas']['AdminSeedResult']
+        }
+      }
+      /** @description `invalid_params`, `invalid_json` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params' | 'invalid_json'
+          }
+        }
+      }
+      /** @description `unauthorized` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unauthorized'
+          }
+        }
+      }
+      /** @description `account_not_found` */
+      404: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'account_not_found'
+          }
+        }
+      }
+      /** @description `idempotency_conflict` */
+      409: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_conflict'
+          }
+        }
+      }
+      /** @description `payload_too_large` */
+      413: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'payload_too_large'
+          }
+        }
+      }
+      /** @description `unsupported_media_type` */
+      415: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unsupported_media_type'
+          }
+        }
+      }
+      /** @description `idempotency_mismatch` */
+      422: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_mismatch'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable'
+          }
+        }
+      }
+    }
+  }
+  admin_generate_key: {
+    parameters: {
+      query?: never
+      header?: {
+        /** @description Makes the call safe to repeat: the first response is stored and replayed for 24 hours */
+        'Idempotency-Key'?: string
+      }
+      path?: never
+      cookie?: never
+    }
+    requestBody: {
+      content: {
+        /**
+         * @example {
+         *       "account_id": "019ab5c4-1f00-7c11-8a52-6f0d3c9b7e21",
+         *       "name": "team lead",
+         *       "scope": "read",
+         *       "agent_id": "team",
+         *       "expires_in_seconds": 2592000
+         *     }
+         */
+        'application/json': {
+          account_id?: string
+          name?: string
+          /**
+           * @description owner when left out; agent when agent_id is given
+           * @enum {string}
+           */
+          scope?: 'owner' | 'agent' | 'read'
+          /**
+           * @description The agent, 1-128 characters. A path: an envelope on "team" also caps "team/crawler"; "*" is the whole account.
+           * @example crawler
+           * @example team/crawler
+           */
+          agent_id?: string
+          expires_in_seconds?: number
+        }
+      }
+    }
+    responses: {
+      /** @description Success */
+      201: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Idempotent-Replayed': components['headers']['Replayed']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "api_key": "bg_3f9c1e7a5b2d4c6e8f0a1b2c3d4e5f60",
+           *       "account_id": "019ab5c4-1f00-7c11-8a52-6f0d3c9b7e21",
+           *       "key_id": "019ab5c4-3a9c-7f02-b1c4-90ad52e6f7d3",
+           *       "name": "team lead",
+           *       "scope": "read",
+           *       "agent_id": "team",
+           *       "created_at": 1763812800000,
+           *       "expires_at": 1766404800000,
+           *       "operations_remaining": 25
+           *     }
+           */
+          'application/json': components['schemas']['AdminGenerateKeyResult']
+        }
+      }
+      /** @description `invalid_params`, `invalid_json` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params' | 'invalid_json'
+          }
+        }
+      }
+      /** @description `unauthorized` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unauthorized'
+          }
+        }
+      }
+      /** @description `account_not_found` */
+      404: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'account_not_found'
+          }
+        }
+      }
+      /** @description `idempotency_conflict` */
+      409: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_conflict'
+          }
+        }
+      }
+      /** @description `payload_too_large` */
+      413: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'payload_too_large'
+          }
+        }
+      }
+      /** @description `unsupported_media_type` */
+      415: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unsupported_media_type'
+          }
+        }
+      }
+      /** @description `idempotency_mismatch` */
+      422: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_mismatch'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable'
+          }
+        }
+      }
+    }
+  }
+  admin_suspend: {
+    parameters: {
+      query?: never
+      header?: {
+        /** @description Makes the call safe to repeat: the first response is stored and replayed for 24 hours */
+        'Idempotency-Key'?: string
+      }
+      path?: never
+      cookie?: never
+    }
+    requestBody: {
+      content: {
+        /**
+         * @example {
+         *       "account_id": "019ab5c4-1f00-7c11-8a52-6f0d3c9b7e21",
+         *       "agent_id": "team/crawler",
+         *       "reason": "runs away"
+         *     }
+         */
+        'application/json': {
+          account_id: string
+          /**
+           * @description This path and everything below it; the whole account when left out
+           * @example crawler
+           * @example team/crawler
+           */
+          agent_id?: string
+          /** @description Why, for the audit trail */
+          reason?: string
+        }
+      }
+    }
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Idempotent-Replayed': components['headers']['Replayed']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "ok": true,
+           *       "account_id": "019ab5c4-1f00-7c11-8a52-6f0d3c9b7e21",
+           *       "agent_id": "team/crawler",
+           *       "changed": true,
+           *       "suspended": true
+           *     }
+           */
+          'application/json': components['schemas']['AdminSuspendResult']
+        }
+      }
+      /** @description `invalid_params`, `invalid_json` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params' | 'invalid_json'
+          }
+        }
+      }
+      /** @description `unauthorized` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unauthorized'
+          }
+        }
+      }
+      /** @description `account_not_found` */
+      404: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'account_not_found'
+          }
+        }
+      }
+      /** @description `idempotency_conflict` */
+      409: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_conflict'
+          }
+        }
+      }
+      /** @description `payload_too_large` */
+      413: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'payload_too_large'
+          }
+        }
+      }
+      /** @description `unsupported_media_type` */
+      415: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unsupported_media_type'
+          }
+        }
+      }
+      /** @description `idempotency_mismatch` */
+      422: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_mismatch'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable'
+          }
+        }
+      }
+    }
+  }
+  admin_resume: {
+    parameters: {
+      query?: never
+      header?: {
+        /** @description Makes the call safe to repeat: the first response is stored and replayed for 24 hours */
+        'Idempotency-Key'?: string
+      }
+      path?: never
+      cookie?: never
+    }
+    requestBody: {
+      content: {
+        /**
+         * @example {
+         *       "account_id": "019ab5c4-1f00-7c11-8a52-6f0d3c9b7e21",
+         *       "agent_id": "team/crawler"
+         *     }
+         */
+        'application/json': {
+          account_id: string
+          /**
+           * @description This path and everything below it; the whole account when left out
+           * @example crawler
+           * @example team/crawler
+           */
+          agent_id?: string
+          /** @description Why, for the audit trail */
+          reason?: string
+        }
+      }
+    }
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Idempotent-Replayed': components['headers']['Replayed']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "ok": true,
+           *       "account_id": "019ab5c4-1f00-7c11-8a52-6f0d3c9b7e21",
+           *       "agent_id": "team/crawler",
+           *       "changed": true,
+           *       "suspended": false
+           *     }
+           */
+          'application/json': components['schemas']['AdminResumeResult']
+        }
+      }
+      /** @description `invalid_params`, `invalid_json` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params' | 'invalid_json'
+          }
+        }
+      }
+      /** @description `unauthorized` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unauthorized'
+          }
+        }
+      }
+      /** @description `account_not_found` */
+      404: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'account_not_found'
+          }
+        }
+      }
+      /** @description `idempotency_conflict` */
+      409: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_conflict'
+          }
+        }
+      }
+      /** @description `payload_too_large` */
+      413: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'payload_too_large'
+          }
+        }
+      }
+      /** @description `unsupported_media_type` */
+      415: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unsupported_media_type'
+          }
+        }
+      }
+      /** @description `idempotency_mismatch` */
+      422: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_mismatch'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable'
+          }
+        }
+      }
+    }
+  }
+  admin_reset_daily: {
+    parameters: {
+      query?: never
+      header?: {
+        /** @description Makes the call safe to repeat: the first response is stored and replayed for 24 hours */
+        'Idempotency-Key'?: string
+      }
+      path?: never
+      cookie?: never
+    }
+    requestBody: {
+      content: {
+        /**
+         * @example {
+         *       "account_id": "019ab5c4-1f00-7c11-8a52-6f0d3c9b7e21",
+         *       "agent_id": "crawler",
+         *       "reason": "a test run"
+         *     }
+         */
+        'application/json': {
+          account_id: string
+          /**
+           * @description This agent only; every envelope of the account when left out
+           * @example crawler
+           * @example team/crawler
+           */
+          agent_id?: string
+          /** @description Why, for the audit trail */
+          reason?: string
+        }
+      }
+    }
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Idempotent-Replayed': components['headers']['Replayed']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "ok": true,
+           *       "account_id": "019ab5c4-1f00-7c11-8a52-6f0d3c9b7e21",
+           *       "reset": [
+           *         "crawler"
+           *       ]
+           *     }
+           */
+          'application/json': components['schemas']['AdminResetDailyResult']
+        }
+      }
+      /** @description `invalid_params`, `invalid_json` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params' | 'invalid_json'
+          }
+        }
+      }
+      /** @description `unauthorized` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unauthorized'
+          }
+        }
+      }
+      /** @description `account_not_found`, `not_found` */
+      404: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'account_not_found' | 'not_found'
+          }
+        }
+      }
+      /** @description `idempotency_conflict` */
+      409: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_conflict'
+          }
+        }
+      }
+      /** @description `payload_too_large` */
+      413: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'payload_too_large'
+          }
+        }
+      }
+      /** @description `unsupported_media_type` */
+      415: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unsupported_media_type'
+          }
+        }
+      }
+      /** @description `idempotency_mismatch` */
+      422: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_mismatch'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable'
+          }
+        }
+      }
+    }
+  }
+  admin_reset_monthly: {
+    parameters: {
+      query?: never
+      header?: {
+        /** @description Makes the call safe to repeat: the first response is stored and replayed for 24 hours */
+        'Idempotency-Key'?: string
+      }
+      path?: never
+      cookie?: never
+    }
+    requestBody: {
+      content: {
+        /**
+         * @example {
+         *       "account_id": "019ab5c4-1f00-7c11-8a52-6f0d3c9b7e21"
+         *     }
+         */
+        'application/json': {
+          account_id: string
+          /**
+           * @description This agent only; every envelope of the account when left out
+           * @example crawler
+           * @example team/crawler
+           */
+          agent_id?: string
+          /** @description Why, for the audit trail */
+          reason?: string
+        }
+      }
+    }
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Idempotent-Replayed': components['headers']['Replayed']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "ok": true,
+           *       "account_id": "019ab5c4-1f00-7c11-8a52-6f0d3c9b7e21",
+           *       "reset": [
+           *         "crawler",
+           *         "team"
+           *       ]
+           *     }
+           */
+          'application/json': components['schemas']['AdminResetMonthlyResult']
+        }
+      }
+      /** @description `invalid_params`, `invalid_json` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params' | 'invalid_json'
+          }
+        }
+      }
+      /** @description `unauthorized` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unauthorized'
+          }
+        }
+      }
+      /** @description `account_not_found`, `not_found` */
+      404: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'account_not_found' | 'not_found'
+          }
+        }
+      }
+      /** @description `idempotency_conflict` */
+      409: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_conflict'
+          }
+        }
+      }
+      /** @description `payload_too_large` */
+      413: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'payload_too_large'
+          }
+        }
+      }
+      /** @description `unsupported_media_type` */
+      415: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unsupported_media_type'
+          }
+        }
+      }
+      /** @description `idempotency_mismatch` */
+      422: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_mismatch'
           }
         }
       }

@@ -1,4 +1,4 @@
-import { type App, type AppOptions, createApp } from '../../src/app.ts'
+import { type App, type AppDeps, type AppOptions, createApp } from '../../src/app.ts'
 import { type Config, readConfig } from '../../src/config.ts'
 import { type Clock, ManualClock } from '../../src/core/clock.ts'
 import { createLog } from '../../src/core/log.ts'
@@ -67,8 +67,9 @@ export type TestApp<C extends Clock = ManualClock> = {
 
 type Options<C extends Clock> = {
   clock?: C
-  config?: Partial<Config>
+  config?: Partial<{ [Name in keyof Config]: Config[Name] | undefined }>
   start?: boolean
+  tracing?: NonNullable<AppDeps['tracing']>
   live?: AppOptions['live']
   governance?: GovernanceSource
 }
@@ -87,12 +88,18 @@ export async function openTestApp<C extends Clock = ManualClock>(
   const config: Config = {
     ...readConfig({ ADMIN_SECRET, ACCOUNT_RATE_LIMIT_PER_HOUR: '0', SIGNUP_TRIAL_OPS: '0', LOG_LEVEL: 'warn' }),
     ...options.config,
-  }
+  } as Config
   const logged: JsonBody[] = []
   const log = createLog(config.LOG_LEVEL, (line) => logged.push(JSON.parse(line) as JsonBody))
   const app = createApp(
     config,
-    { database, clock, log, ...(options.governance && { governance: options.governance }) },
+    {
+      database,
+      clock,
+      log,
+      ...(options.tracing && { tracing: options.tracing }),
+      ...(options.governance && { governance: options.governance }),
+    },
     { checkResults: true, ...(options.live && { live: options.live }) },
   )
   if (options.start) await app.start()

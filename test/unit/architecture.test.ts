@@ -11,7 +11,7 @@ const SRC = join(import.meta.dirname, '../../src')
 const MAY_IMPORT: Record<string, readonly string[]> = {
   core: [],
   db: ['core'],
-  prices: ['core'],
+  prices: ['core', 'db'],
   accounts: ['core', 'db'],
   budgets: ['core', 'db', 'prices', 'accounts'],
   rate: ['core', 'db', 'accounts'],
@@ -25,6 +25,8 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   cli: ['core', 'db', 'governance'],
   dashboard: ['core', 'accounts', 'budgets', 'approvals', 'usage'],
   status: ['core'],
+  audit: ['core', 'db', 'budgets'],
+  metrics: ['core', 'db', 'budgets'],
   transport: ['core', 'accounts', 'budgets', 'rate', 'idempotency', 'prices', 'billing', 'approvals', 'notifications'],
   pages: ['core', 'accounts', 'budgets', 'rate', 'prices', 'billing', 'approvals', 'notifications', 'dashboard', 'status'],
 }

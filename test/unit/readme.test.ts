@@ -57,29 +57,34 @@ describe('the tables of README.md', () => {
   })
 })
 
-describe.each(['README.md', 'docs/architecture.md', 'docs/operations.md', 'docs/clients.md', 'docs/topup.md', 'CHANGELOG.md'])(
-  '%s',
-  (path) => {
-    const content = read(path)
+describe.each([
+  'README.md',
+  'docs/architecture.md',
+  'docs/operations.md',
+  'docs/clients.md',
+  'docs/topup.md',
+  'docs/audit.md',
+  'CHANGELOG.md',
+])('%s', (path) => {
+  const content = read(path)
 
-    it('links only to files that exist', () => {
-      const links = [...content.matchAll(/\]\((?!https?:|#)([^)#]+)/g)].map(([, link]) => link!)
-      expect(links.filter((link) => !existsSync(join(ROOT, dirname(path), link)))).toEqual([])
-    })
+  it('links only to files that exist', () => {
+    const links = [...content.matchAll(/\]\((?!https?:|#)([^)#]+)/g)].map(([, link]) => link!)
+    expect(links.filter((link) => !existsSync(join(ROOT, dirname(path), link)))).toEqual([])
+  })
 
-    it('names only paths that the API has', () => {
-      const known = operations.map((operation) => new RegExp(`^${operation.path.replaceAll(/\{\w+\}/g, '[^/]+')}$`))
-      const named = [...content.matchAll(/\/v1\/[\w{}/-]+/g)].map(([name]) => name.replace(/\/$/, ''))
-      const isKnown = (name: string): boolean => known.some((pattern) => pattern.test(name)) || name === '/v1/admin'
-      expect(named.filter((name) => !isKnown(name))).toEqual([])
-    })
+  it('names only paths that the API has', () => {
+    const known = operations.map((operation) => new RegExp(`^${operation.path.replaceAll(/\{\w+\}/g, '[^/]+')}$`))
+    const named = [...content.matchAll(/\/v1\/[\w{}/-]+/g)].map(([name]) => name.replace(/\/$/, ''))
+    const isKnown = (name: string): boolean => known.some((pattern) => pattern.test(name)) || name === '/v1/admin'
+    expect(named.filter((name) => !isKnown(name))).toEqual([])
+  })
 
-    it('names only files and npm scripts that exist', () => {
-      const { scripts } = JSON.parse(read('package.json')) as { scripts: Record<string, string> }
-      const files = [...content.matchAll(/`((?:src|test|scripts|migrations|bench|docs)\/[\w./-]+)`/g)].map(([, file]) => file!)
-      const named = [...content.matchAll(/npm run ([\w:]+)/g)].map(([, script]) => script!)
-      expect(files.filter((file) => !existsSync(join(ROOT, file)))).toEqual([])
-      expect(named.filter((script) => scripts[script] === undefined)).toEqual([])
-    })
-  },
-)
+  it('names only files and npm scripts that exist', () => {
+    const { scripts } = JSON.parse(read('package.json')) as { scripts: Record<string, string> }
+    const files = [...content.matchAll(/`((?:src|test|scripts|migrations|bench|docs)\/[\w./-]+)`/g)].map(([, file]) => file!)
+    const named = [...content.matchAll(/npm run ([\w:]+)/g)].map(([, script]) => script!)
+    expect(files.filter((file) => !existsSync(join(ROOT, file)))).toEqual([])
+    expect(named.filter((script) => scripts[script] === undefined)).toEqual([])
+  })
+})

@@ -48,7 +48,8 @@ const setEnvelope = (agentId: string, limit: bigint): Command & { kind: 'set_env
 async function newAccount(database: Database, engine: DecisionEngine, ops: bigint): Promise<string> {
   const accountId = newId()
   const key = { keyId: accountId, keyHash: Buffer.from(accountId), name: 'owner', scope: 'owner' as const, agentId: null }
-  await insertAccount(database, { accountId, createdMs: NOON }, { accountId, ...key, createdMs: NOON, expiresMs: null })
+  const row = { accountId, ...key, createdMs: NOON, expiresMs: null }
+  await insertAccount(database, { accountId, createdMs: NOON }, row, async () => {})
   await engine.submit(accountId, { kind: 'grant', id: newId(), resumed: false, entry: 'grant', ops, detail: 'test' })
   return accountId
 }

@@ -66,13 +66,13 @@ describe('the outbox with a receiver that fails in every way', () => {
     await database.sql.unsafe('insert into accounts (account_id, ops, clock_ms, created_ms) values ($1, 0, 0, 0)', [accountId])
     const target = `http://127.0.0.1:${(receiver.address() as AddressInfo).port}/`
     const secret = `whsec_${Buffer.alloc(32).toString('base64')}`
-    await editEndpoint(database, accountId, {
-      kind: 'insert',
+    const edit = {
+      kind: 'insert' as const,
       row: {
         accountId,
         endpointId,
-        role: 'webhook',
-        kind: 'webhook',
+        role: 'webhook' as const,
+        kind: 'webhook' as const,
         name: 'flaky',
         target,
         secret,
@@ -82,7 +82,8 @@ describe('the outbox with a receiver that fails in every way', () => {
         createdMs: 0,
         verifiedMs: null,
       },
-    })
+    }
+    await editEndpoint(database, accountId, edit, async () => {})
     const events = Array.from({ length: EVENTS }, (_, index) => {
       const atMs = Date.now()
       const stream = `s${index % STREAMS}`

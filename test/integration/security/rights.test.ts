@@ -24,6 +24,7 @@ type Caller = (typeof CALLERS)[number]
 
 /** What the request names: things of the account under test, whoever asks. */
 type Named = {
+  readonly accountId: string
   readonly keyId: string
   readonly clearanceId: string
   readonly key: string
@@ -82,11 +83,45 @@ const TABLE: Record<string, Row> = {
     answers: { ...ownerOnly, owner: 201, otherOwner: 201 },
     request: () => post('/v1/account/keys', { scope: 'read' }),
   },
-  list_keys: { access: 'key', answers: ownerOnly, request: () => get('/v1/account/keys') },
+  list_keys: { access: 'key', answers: settings, request: () => get('/v1/account/keys') },
   revoke_key: {
     access: 'key',
     answers: { ...ownerOnly, otherOwner: 404 },
     request: ({ keyId }) => ({ method: 'DELETE', path: `/v1/account/keys/${keyId}` }),
+  },
+  rotate_key: {
+    access: 'key',
+    answers: { ...ownerOnly, owner: 201, otherOwner: 404 },
+    request: ({ keyId }) => post(`/v1/account/keys/${keyId}/rotate`, {}),
+  },
+  rename_key: {
+    access: 'key',
+    answers: ofOthers(ownerOnly),
+    request: ({ keyId }) => ({ method: 'PATCH', path: `/v1/account/keys/${keyId}`, body: { name: 'renamed' } }),
+  },
+  list_audit: { access: 'key', answers: settings, request: () => get('/v1/audit') },
+  get_audit_head: { access: 'key', answers: { ...settings, readBound: 403 }, request: () => get('/v1/audit/head') },
+  admin_generate_key: { access: 'admin', success: 201, request: () => post('/v1/admin/generate-key', { name: 'first' }) },
+  admin_refresh_prices: { access: 'admin', success: 503, request: () => post('/v1/admin/price-cache/refresh', {}) },
+  admin_suspend: {
+    access: 'admin',
+    success: 200,
+    request: ({ accountId }) => post('/v1/admin/suspend', { account_id: accountId, agent_id: 'team' }),
+  },
+  admin_resume: {
+    access: 'admin',
+    success: 200,
+    request: ({ accountId }) => post('/v1/admin/resume', { account_id: accountId, agent_id: 'team' }),
+  },
+  admin_reset_daily: {
+    access: 'admin',
+    success: 200,
+    request: ({ accountId }) => post('/v1/admin/reset-daily', { account_id: accountId }),
+  },
+  admin_reset_monthly: {
+    access: 'admin',
+    success: 200,
+    request: ({ accountId }) => post('/v1/admin/reset-monthly', { account_id: accountId }),
   },
   set_notification_email: { access: 'key', answers: ownerOnly, request: () => post(EMAIL, { email: 'new@example.com' }) },
   get_notification_email: { access: 'key', answers: { ...ownerOnly, read: 200, readBound: 200 }, request: () => get(EMAIL) },
@@ -273,7 +308,7 @@ function expected(row: Row, caller: Caller): { status: number; error?: string } 
   }
 }
 
-type World = Named & { readonly accountId: string; readonly keys: { readonly [C in Caller]?: string } }
+type World = Named & { readonly keys: { readonly [C in Caller]?: string } }
 
 /** An account with one of everything, a key of every kind, and a second account. */
 async function createWorld({ api, clock, createAccount, createKey }: TestApp): Promise<World> {
@@ -345,6 +380,8 @@ const ACCOUNT_TABLES = [
   'receiving_addresses',
   'loops',
   'agents',
+  'audit_events',
+  'audit_seals',
 ]
 
 /** Every row of one account. */
@@ -367,7 +404,16 @@ describe('the table of rights', () => {
   })
 
   it('asks for the operation that it names', () => {
-    const named = { keyId: 'k', clearanceId: 'c', key: 'x', approvalId: 'a', approvalRef: 'r', channelId: 'h', webhookId: 'w' }
+    const named = {
+      accountId: 'n',
+      keyId: 'k',
+      clearanceId: 'c',
+      key: 'x',
+      approvalId: 'a',
+      approvalRef: 'r',
+      channelId: 'h',
+      webhookId: 'w',
+    }
     for (const { name, method, path } of operations) {
       const request = TABLE[name]!.request(named)
       expect(request.method).toBe(method.toUpperCase())
@@ -424,8 +470,16 @@ describeEachDatabase('rights', (openTestDatabase) => {
     for (const [name, row] of Object.entries(TABLE)) {
       if (
         row.access !== 'key' ||
-        row.request({ keyId: '', clearanceId: '', key: '', approvalId: '', approvalRef: '', channelId: '', webhookId: '' })
-          .method === 'GET'
+        row.request({
+          accountId: '',
+          keyId: '',
+          clearanceId: '',
+          key: '',
+          approvalId: '',
+          approvalRef: '',
+          channelId: '',
+          webhookId: '',
+        }).method === 'GET'
       )
         continue
       // Nothing is stored of a server that cannot serve it yet.

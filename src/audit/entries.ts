@@ -1,0 +1,84 @@
+import { type HistoryRow, RANK } from '../budgets/history.ts'
+import { usdFromNanousd } from '../core/money.ts'
+import type { EntryContent } from './chain.ts'
+import type { AuditEvent } from './store.ts'
+
+/** An event of either source. */
+export type EventRow = ({ readonly source: 'engine' } & HistoryRow) | ({ readonly source: 'event' } & AuditEvent)
+
+type Data = Record<string, unknown>
+
+/** By `holds.kind`. */
+const HOLDS = ['clearance', 'booking', 'reservation'] as const
+const RATES = ['input', 'output', 'cached_input', 'cache_write', 'cache_write_1h'] as const
+
+const LEDGER: Readonly<Record<string, string>> = {
+  grant: 'quota.granted',
+  topup: 'quota.topped_up',
+  correction: 'quota.corrected',
+  settle: 'hold.settled',
+  release: 'hold.released',
+  limit: 'envelope.set',
+  approval: 'approval.decided',
+  reset: 'envelope.reset',
+  suspend: 'agent.suspended',
+  resume: 'agent.resumed',
+}
+
+/**
+ * The entry of an event. Every character of it is under the seals that exist: what an event of today gives may never change, only new
+ * kinds of events may be added. (A test holds examples against their hashes.)
+ */
+export function contentOf(accountId: string, seq: number, row: EventRow): EntryContent {
+  const { id, atMs: at, agentId: agent_id } = row
+  return { account_id: accountId, seq, id, at, agent_id, ...(row.source === 'event' ? eventBody(row) : engineBody(row)) }
+}
+
+const eventBody = (event: AuditEvent): { type: string; data: Data } => ({
+  type: event.type,
+  data: { actor: event.actor, ...objectOf(event.detail) },
+})
+
+function engineBody(row: HistoryRow): { type: string; data: Data } {
+  if (row.rank === RANK.ledger) return { type: LEDGER[row.kind] ?? `ledger.${row.kind}`, data: ledgerData(row) }
+  const kind = HOLDS[Number(row.kind)] ?? `hold_${row.kind}`
+  const isBooking = kind === 'booking'
+  const data = { [isBooking ? 'label' : 'model']: row.model, ...money('estimate', row.amount) }
+  if (row.rank === RANK.denial) return { type: `${kind}.denied`, data: { ...data, reason: row.reason } }
+  const more = isBooking ? { detail: parsed(row.detail) } : { rates_pusd_per_token: ratesOf(row.rates) }
+  return { type: `${kind}.approved`, data: { ...data, ...more } }
+}
+
+function ledgerData(row: HistoryRow): Data {
+  return {
+    ...(row.holdId !== null && { hold_id: row.holdId, ...money('drift', row.amount) }),
+    ...(row.holdId === null && row.amount !== 0n && money('amount', row.amount)),
+    ...(row.ops !== 0n && { operations: Number(row.ops) }),
+    ...(row.detail !== null && row.detail !== '' && { detail: parsed(row.detail) }),
+  }
+}
+
+/** Dollars for people, nano-dollars as text for exact sums. */
+const money = (name: string, amount: bigint): Data => ({
+  [`${name}_usd`]: usdFromNanousd(amount),
+  [`${name}_nanousd`]: amount.toString(),
+})
+
+const ratesOf = (rates: string | null): Data => {
+  const values = (rates ?? '').split(',')
+  return Object.fromEntries(RATES.map((name, index) => [name, values[index] ?? '0']))
+}
+
+function parsed(text: string | null): unknown {
+  if (text === null || !/^[[{]/.test(text)) return text
+  try {
+    return JSON.parse(text) as unknown
+  } catch {
+    return text
+  }
+}
+
+function objectOf(text: string): Data {
+  const value = parsed(text)
+  return typeof value === 'object' && value !== null && !Array.isArray(value) ? (value as Data) : { detail: text }
+}

@@ -1,0 +1,100 @@
+import { and, desc, eq, lt } from 'drizzle-orm'
+import type { Direction, HistoryRange, Place } from '../budgets/history.ts'
+import type { Database } from '../db/client.ts'
+import type { Change } from '../db/recorder.ts'
+import type { Runner } from '../db/runner.ts'
+import { auditSeals } from './tables.ts'
+
+/** Comes after the engine's events of the same version. */
+export const EVENT_RANK = 3
+
+export type AuditEvent = Place & {
+  readonly atMs: number
+  readonly type: string
+  readonly agentId: string | null
+  readonly actor: string
+  readonly detail: string
+}
+export type Seal = typeof auditSeals.$inferSelect
+
+/** Records a change in the caller's transaction. The account's row is locked until its end, and its version raised. */
+export async function insertEvent(runner: Runner, prepare: boolean, event: Change): Promise<void> {
+  await runner.unsafe(
+    `with raised as (update accounts set version = version + 1 where account_id = $1::uuid returning account_id, version)
+     insert into audit_events (account_id, version, event_id, type, agent_id, actor, detail, at_ms)
+     select r.account_id, r.version, $2::uuid, $3::text, $4::text, $5::text, $6::text, $7::bigint from raised r`,
+    [event.accountId, event.id, event.type, event.agentId, event.actor, JSON.stringify(event.data), String(event.atMs)],
+    { prepare },
+  )
+}
+
+/** At most `limit` recorded changes of one account, in order of (version, id). */
+export async function readEvents(
+  { sql, prepare }: Database,
+  accountId: string,
+  { after, before, through }: HistoryRange,
+  limit: number,
+  direction: Direction,
+): Promise<AuditEvent[]> {
+  const order = direction === 'oldest' ? 'asc' : 'desc'
+  const values = [accountId, String(through), String(limit)]
+  const bound = (place: Place | null, operator: string): string => {
+    if (place === null) return ''
+    values.push(String(place.version), place.id)
+    return `and (version, event_id) ${operator} ($${values.length - 1}::bigint, $${values.length}::uuid)`
+  }
+  const above = bound(after, after !== null && after.rank < EVENT_RANK ? '>=' : '>')
+  const below = bound(before, before !== null && before.rank > EVENT_RANK ? '<=' : '<')
+  const rows = await sql.unsafe(
+    `select version, event_id, type, agent_id, actor, detail, at_ms from audit_events
+     where account_id = $1::uuid and version <= $2::bigint ${above} ${below} order by version ${order}, event_id ${order} limit $3::int`,
+    values,
+    { prepare },
+  )
+  return rows.map((row) => ({
+    version: row.version as bigint,
+    id: row.event_id as string,
+    rank: EVENT_RANK,
+    type: row.type as string,
+    agentId: row.agent_id as string | null,
+    actor: row.actor as string,
+    detail: row.detail as string,
+    atMs: Number(row.at_ms),
+  }))
+}
+
+/** The newest seals of an account, newest first, those that begin before `beforeSeq` only. */
+export async function listSeals({ orm }: Database, accountId: string, beforeSeq: bigint, limit: number): Promise<Seal[]> {
+  return orm
+    .select()
+    .from(auditSeals)
+    .where(and(eq(auditSeals.accountId, accountId), lt(auditSeals.firstSeq, beforeSeq)))
+    .orderBy(desc(auditSeals.firstSeq))
+    .limit(limit)
+}
+
+const NO_END = 9_223_372_036_854_775_807n
+
+export async function findHead(database: Database, accountId: string): Promise<Seal | null> {
+  return (await listSeals(database, accountId, NO_END, 1))[0] ?? null
+}
+
+/** The version of the last sealed entry of each of these accounts; those without a seal are left out. */
+export async function findSealedVersions(
+  { sql, prepare }: Database,
+  accountIds: readonly string[],
+): Promise<Map<string, bigint>> {
+  const rows = await sql.unsafe(
+    `select u.account_id, s.last_version from unnest($1::uuid[]) u(account_id), lateral (
+       select last_version from audit_seals where account_id = u.account_id order by first_seq desc limit 1) s`,
+    [`{${accountIds.join(',')}}`],
+    { prepare },
+  )
+  return new Map(rows.map((row) => [row.account_id as string, row.last_version as bigint]))
+}
+
+/** Appends to the chain. @returns false when another process has sealed from there already */
+export async function insertSeal({ orm }: Database, seal: Seal): Promise<boolean> {
+  const rows = await orm.insert(auditSeals).values(seal).onConflictDoNothing().returning({ firstSeq: auditSeals.firstSeq })
+  return rows.length > 0
+}
