@@ -153,7 +153,11 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
   const policy = () => governance?.policy ?? null
   const companions = [approvalDecisions, new DecisionEvents({ ...deps, wake }), new AgentSightings(), loopCounts]
   const figures = new Figures(deps, [new HoldFigures(deps).read, outboxFigures(deps), () => paymentFigures(billing)])
-  const metrics = new Metrics<OperationDeps>({ engine: () => engine, figures })
+  const metrics = new Metrics<OperationDeps>({
+    engine: () => engine,
+    figures,
+    governance: () => ({ isUsable: (governance?.status.problems.length ?? 0) === 0, pending: outage?.pending ?? 0 }),
+  })
   const observer = deps.tracing === undefined ? metrics : observedBy(metrics, deps.tracing)
   const engine: DecisionEngine = new DecisionEngine({ ...deps, companions, observer, policy }, { lanes: config.LANES, ...QUEUE })
   const budgets = new BudgetService({ ...deps, engine, catalogue, policy })

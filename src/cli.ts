@@ -1,3 +1,4 @@
+#!/usr/bin/env node
 import { createReadStream, existsSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { type KeptHead, verifyExport } from './audit/verify.ts'

@@ -33,35 +33,43 @@ export function Keys({ viewer, keys, now_ms }: KeysProps) {
                 )}
               </span>
             </div>
-            <Form viewer={viewer} action="revoke_key" hidden={{ key_id: key.key_id }}>
-              <button class="button no" type="submit" aria-label={`${revokeText(key.key_id, viewer)}: ${plainLine(key.name)}`}>
-                {revokeText(key.key_id, viewer)}
-              </button>
-            </Form>
+            {viewer.may('revoke_key') ? (
+              <Form viewer={viewer} action="revoke_key" hidden={{ key_id: key.key_id }}>
+                <button class="button no" type="submit" aria-label={`${revokeText(key.key_id, viewer)}: ${plainLine(key.name)}`}>
+                  {revokeText(key.key_id, viewer)}
+                </button>
+              </Form>
+            ) : null}
           </li>
         ))}
       </ul>
       {live.length > MAX_SHOWN ? <p class="soft">{live.length - MAX_SHOWN} more: GET /v1/account/keys lists them.</p> : null}
-      <details>
-        <summary>Make a key</summary>
-        <Form viewer={viewer} action="create_key" class="stack">
-          <Field label="Name" name="name" maxlength={100} required />
-          <label>
-            <span>May</span>
-            <select name="scope">
-              <option value="agent">clear and reconcile for one agent</option>
-              <option value="read">read</option>
-              <option value="owner">everything</option>
-            </select>
-          </label>
-          <Field label="Agent (needed for one agent)" name="agent_id" maxlength={128} />
-          <Field label="Ends after days (empty: never)" name="days" type="number" min="1" step="1" />
-          <button class="button main" type="submit">
-            Make
-          </button>
-        </Form>
-      </details>
+      {viewer.may('create_key') ? <NewKey viewer={viewer} /> : null}
     </>
+  )
+}
+
+function NewKey({ viewer }: { readonly viewer: Viewer }) {
+  return (
+    <details>
+      <summary>Make a key</summary>
+      <Form viewer={viewer} action="create_key" class="stack">
+        <Field label="Name" name="name" maxlength={100} required />
+        <label>
+          <span>May</span>
+          <select name="scope">
+            <option value="agent">clear and reconcile for one agent</option>
+            <option value="read">read</option>
+            <option value="owner">everything</option>
+          </select>
+        </label>
+        <Field label="Agent (needed for one agent)" name="agent_id" maxlength={128} />
+        <Field label="Ends after days (empty: never)" name="days" type="number" min="1" step="1" />
+        <button class="button main" type="submit">
+          Make
+        </button>
+      </Form>
+    </details>
   )
 }
 

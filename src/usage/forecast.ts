@@ -28,12 +28,14 @@ const CHANGE = 3
 export function paceOf(series: readonly SpendPoint[], now_ms: number, short_ms: number): Pace {
   // An agent that began an hour ago has not been idle for the five before.
   const began = series.findIndex(({ spent }) => spent > 0n)
-  const active = began === -1 ? [] : series.slice(began).filter(({ at_ms }) => at_ms < now_ms)
+  const active = began === -1 ? [] : series.slice(began).filter(({ at_ms }) => at_ms <= now_ms)
   const [first] = active
   if (first === undefined) return { short: 0n, long: 0n, rate: 0n, trend: 'steady', confidence: 'none' }
   const recent = active.filter(({ at_ms }) => at_ms >= now_ms - short_ms)
-  const long = perHour(active, now_ms)
-  const short = recent.length === 0 ? long : perHour(recent, now_ms)
+  // What came within minutes is no pace to project over hours.
+  const least_ms = short_ms / 2
+  const long = perHour(active, now_ms, least_ms)
+  const short = recent.length === 0 ? long : perHour(recent, now_ms, least_ms)
   const { change, relativeError } = unevenness(active, recent)
   const trust = Math.min(1, Math.max(0, (Math.abs(change) - NOISE) / (CHANGE - NOISE)))
   const rate = long + ((short - long) * BigInt(Math.round(trust * 1000))) / 1000n
@@ -41,9 +43,9 @@ export function paceOf(series: readonly SpendPoint[], now_ms: number, short_ms: 
   return { short, long, rate, trend, confidence: confidenceOf(active.length, relativeError, trend) }
 }
 
-const perHour = (steps: readonly SpendPoint[], now_ms: number): Nanousd => {
+const perHour = (steps: readonly SpendPoint[], now_ms: number, least_ms: number): Nanousd => {
   const spent = steps.reduce((sum, point) => sum + point.spent, 0n)
-  const passed_ms = Math.max(1, Math.floor(now_ms - (steps[0]?.at_ms ?? now_ms)))
+  const passed_ms = Math.max(1, Math.floor(least_ms), Math.floor(now_ms - (steps[0]?.at_ms ?? now_ms)))
   return (spent * BigInt(HOUR_MS)) / BigInt(passed_ms)
 }
 

@@ -37,6 +37,11 @@ describe('the pace of spending', () => {
     expect(confidence).toBe('medium')
   })
 
+  it('of a first spend a moment ago is not projected from that moment', () => {
+    const now = { at_ms: NOW, spent: 3n * USD, calls: 10 }
+    expect(paceOf([...series(repeated(72, 0)), now], NOW, HOUR)).toMatchObject({ rate: 6n * USD, confidence: 'low' })
+  })
+
   it('believes an end at once', () => {
     const { rate, trend, short } = pace([...repeated(60, 0.1), ...repeated(12, 0)])
     expect({ rate, trend, short }).toEqual({ rate: 0n, trend: 'falling', short: 0n })
