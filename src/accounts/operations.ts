@@ -333,8 +333,8 @@ export const updateSettings = defineOperation({
   access: ownerOnly,
   input: settingsView,
   output: settingsView,
-  async run({ accounts }: AccountDeps, input, { caller }) {
-    await accounts.setApprovalLinks(caller.accountId, input.approval_links)
+  async run({ accounts }: AccountDeps, input, context) {
+    await accounts.setApprovalLinks(context.caller.accountId, context, input.approval_links)
     return input
   },
 })

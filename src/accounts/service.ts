@@ -245,8 +245,9 @@ export class AccountService {
     await withDatabaseFailure(updateNotificationEmail(this.#database, accountId, email, recorded))
   }
 
-  async setApprovalLinks(accountId: string, approvalLinks: ApprovalLinks): Promise<void> {
-    await withDatabaseFailure(updateApprovalLinks(this.#database, accountId, approvalLinks))
+  async setApprovalLinks(accountId: string, call: CallId, approvalLinks: ApprovalLinks): Promise<void> {
+    const recorded = this.#record(accountId, call, 'settings.changed', null, { approval_links: approvalLinks })
+    await withDatabaseFailure(updateApprovalLinks(this.#database, accountId, approvalLinks, recorded))
   }
 
   /** Operator: adds ops to the account that owns a key. @throws DomainError `account_not_found` */

@@ -6,11 +6,11 @@ import { accounts, apiKeys, throttles } from './tables.ts'
 
 export type ApiKeyRow = typeof apiKeys.$inferSelect
 export type NewApiKey = Omit<ApiKeyRow, 'revokedMs' | 'lastUsedMs'>
-/** Who is given a link that decides an approval: whoever asked for it, or the account's people alone. */
-export type ApprovalLinks = 'agent' | 'owner'
 /** What is written together with a change, in its transaction. */
 export type Alongside = (runner: Runner) => Promise<void>
 
+/** Who is given a link that decides an approval: whoever asked for it, or the account's people alone. */
+export type ApprovalLinks = 'agent' | 'owner'
 export type Account = {
   readonly accountId: string
   readonly ops: bigint
@@ -63,9 +63,16 @@ export async function updateNotificationEmail(
   })
 }
 
-/** Not part of what decisions read, so the version stays. */
-export async function updateApprovalLinks({ orm }: Database, accountId: string, approvalLinks: ApprovalLinks): Promise<void> {
-  await orm.update(accounts).set({ approvalLinks }).where(eq(accounts.accountId, accountId))
+export async function updateApprovalLinks(
+  { orm }: Database,
+  accountId: string,
+  approvalLinks: ApprovalLinks,
+  alongside: Alongside,
+): Promise<void> {
+  await orm.transaction(async (tx) => {
+    await tx.update(accounts).set({ approvalLinks }).where(eq(accounts.accountId, accountId))
+    await alongside(runnerOf(tx))
+  })
 }
 
 /** Keys by hash, in any order; unknown hashes are left out. */

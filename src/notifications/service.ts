@@ -58,8 +58,8 @@ export type NotificationDeps = {
   readonly delivery: Delivery
   readonly wake: () => void
   readonly addressOf: (accountId: string) => Promise<string | null>
-  readonly sealing: EndpointSealing
   readonly changes: Recorder
+  readonly sealing: EndpointSealing
 }
 
 const MAX_ENDPOINTS = 20
@@ -298,7 +298,8 @@ export class NotificationService {
   /** For the audit trail. The address of a channel may be a secret itself, so only its host is told. */
   #recorded(caller: Caller, what: 'created' | 'changed' | 'deleted') {
     return async (runner: Runner, endpoint: Endpoint): Promise<void> => {
-      const { accountId, endpointId, role, kind, name, target, enabled, eventMask, thresholds } = endpoint
+      const { accountId, endpointId, role, kind, name, target, enabled, eventMask, thresholds } =
+        this.#deps.sealing.openOrHide(endpoint)
       const atMs = this.#deps.clock.now()
       const host = kind !== 'telegram' && URL.canParse(target) ? new URL(target).host : null
       const data = {

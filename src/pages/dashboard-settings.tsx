@@ -49,29 +49,27 @@ export function Keys({ viewer, keys, now_ms }: KeysProps) {
   )
 }
 
-function NewKey({ viewer }: { readonly viewer: Viewer }) {
-  return (
-    <details>
-      <summary>Make a key</summary>
-      <Form viewer={viewer} action="create_key" class="stack">
-        <Field label="Name" name="name" maxlength={100} required />
-        <label>
-          <span>May</span>
-          <select name="scope">
-            <option value="agent">clear and reconcile for one agent</option>
-            <option value="read">read</option>
-            <option value="owner">everything</option>
-          </select>
-        </label>
-        <Field label="Agent (needed for one agent)" name="agent_id" maxlength={128} />
-        <Field label="Ends after days (empty: never)" name="days" type="number" min="1" step="1" />
-        <button class="button main" type="submit">
-          Make
-        </button>
-      </Form>
-    </details>
-  )
-}
+const NewKey = ({ viewer }: { readonly viewer: Viewer }) => (
+  <details>
+    <summary>Make a key</summary>
+    <Form viewer={viewer} action="create_key" class="stack">
+      <Field label="Name" name="name" maxlength={100} required />
+      <label>
+        <span>May</span>
+        <select name="scope">
+          <option value="agent">clear and reconcile for one agent</option>
+          <option value="read">read</option>
+          <option value="owner">everything</option>
+        </select>
+      </label>
+      <Field label="Agent (needed for one agent)" name="agent_id" maxlength={128} />
+      <Field label="Ends after days (empty: never)" name="days" type="number" min="1" step="1" />
+      <button class="button main" type="submit">
+        Make
+      </button>
+    </Form>
+  </details>
+)
 
 const revokeText = (keyId: string, { caller }: Viewer): string => (keyId === caller.keyId ? 'Revoke, and sign out' : 'Revoke')
 

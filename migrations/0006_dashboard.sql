@@ -9,31 +9,8 @@ CREATE TABLE "sessions" (
 	CONSTRAINT "sessions_token" UNIQUE("token_hash")
 );
 --> statement-breakpoint
-CREATE TABLE "loops" (
-	"account_id" uuid NOT NULL,
-	"agent_id" text NOT NULL,
-	"fingerprint" text NOT NULL,
-	"seen" integer NOT NULL,
-	"denials" integer NOT NULL,
-	"started_ms" bigint NOT NULL,
-	"last_ms" bigint NOT NULL,
-	"expires_ms" bigint NOT NULL,
-	CONSTRAINT "loops_account_id_agent_id_fingerprint_pk" PRIMARY KEY("account_id","agent_id","fingerprint")
-);
---> statement-breakpoint
-CREATE TABLE "agents" (
-	"account_id" uuid NOT NULL,
-	"agent_id" text NOT NULL,
-	"first_ms" bigint NOT NULL,
-	"last_ms" bigint NOT NULL,
-	CONSTRAINT "agents_account_id_agent_id_pk" PRIMARY KEY("account_id","agent_id")
-);
---> statement-breakpoint
 ALTER TABLE "accounts" ADD COLUMN "approval_links" text DEFAULT 'agent' NOT NULL;--> statement-breakpoint
 ALTER TABLE "approvals" ADD COLUMN "decide_hash" "bytea";--> statement-breakpoint
-ALTER TABLE "envelopes" ADD COLUMN "loop_max_repeats" integer;--> statement-breakpoint
-ALTER TABLE "envelopes" ADD COLUMN "loop_window_ms" bigint;--> statement-breakpoint
 CREATE INDEX "sessions_expiry" ON "sessions" USING btree ("expires_ms");--> statement-breakpoint
-CREATE INDEX "loops_expiry" ON "loops" USING btree ("expires_ms");--> statement-breakpoint
 CREATE INDEX "approvals_pending_account" ON "approvals" USING btree ("account_id","approval_id") WHERE "approvals"."decision" is null;--> statement-breakpoint
 ALTER TABLE "approvals" ADD CONSTRAINT "approvals_decide_token" UNIQUE("decide_hash");
