@@ -1,6 +1,6 @@
 // Plays the README's quick start against a running server: `npm run demo`. BASE_URL names another server than the one that
-// `npm start` starts; GVNR_KEY uses an account you have instead of making one.
-const BASE_URL = (process.env.BASE_URL ?? 'http://127.0.0.1:8787').replace(/\/+$/, '')
+// `npm start` starts, and so does GVNR, which the README exports; GVNR_KEY uses an account you have instead of making one.
+const BASE_URL = (process.env.BASE_URL ?? process.env.GVNR ?? 'http://127.0.0.1:8787').replace(/\/+$/, '')
 const TIMEOUT_MS = 10_000
 /** Fresh for each run, so that a second run on the same account starts with an unspent cap. */
 const AGENT = `crawler-${Date.now().toString(36)}`
@@ -34,7 +34,7 @@ async function request(method, path, { key, body } = {}) {
   } catch (error) {
     if (error.name === 'TimeoutError') throw new DemoError(`${BASE_URL} did not answer within ${TIMEOUT_MS / 1000} seconds.`)
     throw new DemoError(
-      `No server answers at ${BASE_URL} (${error.cause?.code ?? error.message}).\nStart one in another terminal with \`npm start\`, or name one: BASE_URL=http://… npm run demo`,
+      `No server answers at ${BASE_URL} (${error.cause?.code ?? error.message}).\nStart one in another terminal with \`npm start\`, or name one: GVNR=http://… npm run demo`,
     )
   }
   try {

@@ -1,5 +1,5 @@
 // Buys $5 of operations from a running `npm run devnet`, in one of three ways: `npm run devnet:buy -- x402|deposit|claim`.
-import { readFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { x402Client } from '@x402/core/client'
 import { registerExactEvmScheme } from '@x402/evm/exact/client'
@@ -11,9 +11,16 @@ import { TOKEN_ABI, walletAt } from '../test/support/chain.ts'
 const WAYS = ['x402', 'deposit', 'claim']
 const FIVE_USD = 5_000_000n
 const way = process.argv[2] ?? ''
-if (!WAYS.includes(way)) throw new Error(`say how: ${WAYS.join(', ')}`)
+const STATE_FILE = '.tmp/devnet.json'
+const problem = !WAYS.includes(way)
+  ? `Say how to buy: npm run devnet:buy -- ${WAYS.join('|')}`
+  : !existsSync(STATE_FILE) && 'Nothing to buy from: start `npm run devnet` in another terminal first.'
+if (problem) {
+  console.error(problem)
+  process.exit(2)
+}
 
-const { origin, rpc, key } = JSON.parse(readFileSync('.tmp/devnet.json', 'utf8')) as { origin: string; rpc: string; key: string }
+const { origin, rpc, key } = JSON.parse(readFileSync(STATE_FILE, 'utf8')) as { origin: string; rpc: string; key: string }
 const network = NETWORKS['eip155:84532']
 const buyer = walletAt(1)
 const wallet = createWalletClient({ account: buyer, chain: network.viem, transport: http(rpc), pollingInterval: 200 }).extend(
@@ -59,7 +66,9 @@ if (way === 'x402') {
   const signature = await buyer.signMessage({ message: String(message) })
   for (;;) {
     const answer = await call('POST', '/v1/account/topup-verify', { tx_hash, signature })
-    console.log(answer)
+    if (answer.error === 'not_final')
+      console.log(`waiting: ${answer.confirmations} of ${answer.required_confirmations} confirmations`)
+    else console.log(answer)
     if (answer.retryable !== true) break
     await sleep(1000)
   }

@@ -13,6 +13,17 @@ const PORT = process.env.PORT ?? '8787'
 const origin = `http://127.0.0.1:${PORT}`
 const START_TRIES = 300
 
+const isUp = async (): Promise<boolean> =>
+  fetch(`${origin}/ready`).then(
+    ({ ok }) => ok,
+    () => false,
+  )
+// Whoever answers already is another server: the buyer's account would be made there.
+if (await isUp()) {
+  console.error(`Something answers at ${origin} already. Stop it, or name a free port: PORT=8788 npm run devnet`)
+  process.exit(1)
+}
+
 const chain = await startChain({ blockTime_s: 1 })
 const buyer = walletAt(1)
 await chain.mint(buyer.address, 1_000_000_000n)
@@ -42,11 +53,6 @@ const end = async (code: number) => {
 server.once('exit', (code) => void end(code ?? 1))
 for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => void end(0))
 
-const isUp = async (): Promise<boolean> =>
-  fetch(`${origin}/ready`).then(
-    ({ ok }) => ok,
-    () => false,
-  )
 for (let tries = 0; !(await isUp()); tries++) {
   if (tries === START_TRIES) await end(1)
   await new Promise((resolve) => setTimeout(resolve, 100))

@@ -159,7 +159,7 @@ export const listEnvelopes = defineOperation({
   access: { kind: 'key', scopes: ['owner', 'agent', 'read'] },
   input: z.object({
     limit: z.coerce.number().int().min(1).max(MAX_LISTED).optional().describe(`How many at most; ${MAX_LISTED} when left out`),
-    after: z.string().max(128).optional().describe('The next of the page before'),
+    after: text(0, 128).optional().describe('The next of the page before'),
   }),
   output: z.object({ envelopes: z.array(envelopeView), next: z.string().optional() }),
   async run({ budgets }: BudgetDeps, { limit, after }, { caller }) {
@@ -196,11 +196,12 @@ const NEXT_STEP: Record<DenialReason, string> = {
   tool_not_allowed: "The operator's governance file does not allow this action for this agent. Use one that it allows.",
   loop_detected:
     'This agent keeps asking for the same thing. Stop and change something: the prompt, the model or the plan; or ask a human. Identical calls are denied until there were none for a while.',
-  no_credits: 'The account has no governance operations left. Ask its owner to add some, then call again.',
+  no_credits:
+    'The account has no operations left. Ask its owner to buy some (/pay, or POST /v1/account/topup) or the operator to grant some (POST /v1/admin/seed), then call again.',
   no_envelope:
     'No envelope covers this agent. Its owner sets one with set_envelope (PUT /v1/budget/envelope); do not make the call without it.',
   envelope_exceeded:
-    'Do not make the call. Ask for at most max_affordable_tokens, wait until reset_at, or ask a human: give approval_request to request_approval as it is. Calling again unchanged will be denied again.',
+    'Do not make the call. Ask for at most max_affordable_tokens, wait until reset_at, or ask a human: send approval_request as it is with request_approval (POST /v1/approval/request). Calling again unchanged will be denied again.',
 }
 
 /** An approved raise has to suffice for the same call again: rounded up to whole cents. */
@@ -301,7 +302,7 @@ export const budgetClear = defineOperation({
         grant: z.object({ extra_usd: usd, window: windowSchema, agent_id: z.string().optional() }),
       })
       .optional()
-      .describe('What to hand to request_approval so that a human can allow exactly this'),
+      .describe('What to send with request_approval (POST /v1/approval/request) so that a human can allow exactly this'),
   }),
   tool: { readOnlyHint: false, destructiveHint: false, idempotentHint: false, openWorldHint: false },
   async run({ budgets }: BudgetDeps, input, context) {

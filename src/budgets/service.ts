@@ -123,7 +123,7 @@ export class BudgetService {
 
   /** Prices a planned call and decides it. No call leaves this process but the one to the database. */
   async clear(accountId: string, call: CallId, request: ClearRequest): Promise<Approval | Refusal> {
-    const rate = this.#catalogue.rateFor(request.model)
+    const rate = this.#catalogue.rateFor(request.model, request.estimatedInputTokens)
     const estimate = estimateNanousd(rate, request.estimatedTokens, request.estimatedInputTokens)
     const path = pathOf(request.agentId)
     const refusal = this.#policy()?.refusal(path, { model: request.model, maxTokens: request.estimatedTokens }) ?? null

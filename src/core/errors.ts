@@ -35,10 +35,18 @@ const CODES = {
     'The address must be an https:// URL of a public host, without user name or password, at most 2048 characters.',
   ],
   no_envelope: [400, false, 'No envelope covers this agent. Set one with PUT /v1/budget/envelope first.'],
-  no_pending_clearance: [400, false, 'Nothing is open to resolve: call budget_clear first, and use its clearance_id once.'],
+  no_pending_clearance: [
+    400,
+    false,
+    'No open clearance to settle. Clear first (budget_clear, POST /v1/budget/clear) and use its clearance_id once, before it expires.',
+  ],
   not_found: [404, false, 'Nothing is there. Check the path and the ids; GET /openapi.json lists every endpoint.'],
   account_not_found: [404, false, 'No account has this key. Check the key for typos.'],
-  approval_not_found: [404, false, 'This account has no approval with that approval_id. Use the one request_approval returned.'],
+  approval_not_found: [
+    404,
+    false,
+    'This account has no approval with that approval_id. Use the one that request_approval (POST /v1/approval/request) returned.',
+  ],
   method_not_allowed: [405, false, 'This path exists, but not for this method. GET /openapi.json lists what it takes.'],
   approval_changed: [
     409,

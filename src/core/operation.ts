@@ -257,8 +257,10 @@ function checkAgent(access: Access, caller: Caller, input: Record<string, unknow
   const allowed = isWithin(named, caller.agentId) && !(access.agentRule === 'below' && named === caller.agentId)
   if (allowed) return
   const range =
-    access.agentRule === 'below' ? `agents below "${caller.agentId}/"` : `agent "${caller.agentId}" and those below it`
-  throw new DomainError('forbidden', { hint: `This key is bound to ${range}. Name one of those, or ask the account owner.` })
+    access.agentRule === 'below'
+      ? `may change only agents below "${caller.agentId}"`
+      : `is bound to agent "${caller.agentId}" and those below it`
+  throw new DomainError('forbidden', { hint: `This key ${range}. Name one of those, or ask the account owner.` })
 }
 
 async function checkThrottle(guards: Guards, limit: Throttle | null): Promise<void> {

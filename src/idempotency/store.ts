@@ -104,7 +104,7 @@ export async function storeResponse({ orm }: Database, claim: Claim, status: num
     )
 }
 
-/** Frees a key whose request failed in a way that trying again may cure. */
+/** Frees a key whose request failed in a way that trying again may cure, unless another process has taken the request over. */
 export async function deleteRequest({ orm }: Database, claim: Claim): Promise<void> {
   await orm
     .delete(idempotentRequests)
@@ -112,6 +112,7 @@ export async function deleteRequest({ orm }: Database, claim: Claim): Promise<vo
       and(
         requestIs(claim.accountId, claim.key),
         eq(idempotentRequests.operationId, claim.operationId),
+        eq(idempotentRequests.leaseMs, claim.leaseMs),
         sql`${idempotentRequests.status} is null`,
       ),
     )

@@ -20,10 +20,17 @@ export class BlockedAddressError extends Error {
   override readonly name = 'BlockedAddressError'
 }
 
+/** All that IANA has given out of IPv6 for use between networks. */
+const GLOBAL_IPV6 = ipaddr.IPv6.parseCIDR('2000::/3')
+
 /** True for an address on the public internet: not loopback, private, link-local, shared, multicast, or a way around to one of those. */
 export function isPublicAddress(address: string): boolean {
   // A zone index ("fe80::1%eth0") only makes sense for addresses that are refused anyway.
-  return ipaddr.isValid(address) && ipaddr.process(address).range() === 'unicast'
+  if (!ipaddr.isValid(address)) return false
+  const parsed = ipaddr.process(address)
+  // Old spellings of IPv4 ("::127.0.0.1") lie outside of it.
+  const isGlobal = !(parsed instanceof ipaddr.IPv6) || parsed.match(GLOBAL_IPV6)
+  return isGlobal && parsed.range() === 'unicast'
 }
 
 /**
@@ -31,7 +38,8 @@ export function isPublicAddress(address: string): boolean {
  * checked when they are resolved.
  */
 export function allowedUrl(text: string, allowPrivate: boolean): URL | null {
-  if (text.length > MAX_URL_LENGTH || !URL.canParse(text)) return null
+  // What the URL parser would quietly drop or escape: the address is stored and shown as it was given.
+  if (text.length > MAX_URL_LENGTH || /[\s\p{Cc}\p{Cs}]/u.test(text) || !URL.canParse(text)) return null
   const url = new URL(text)
   if (url.protocol !== 'https:' && !(allowPrivate && url.protocol === 'http:')) return null
   if (url.username !== '' || url.password !== '') return null

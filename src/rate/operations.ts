@@ -112,7 +112,7 @@ export const rateCheck = defineOperation({
       return {
         allowed: false,
         reason: decision.reason,
-        hint: 'No rate share is set for this agent, provider and model. The account owner sets one with set_rate_envelope.',
+        hint: 'No rate share is set for this agent, provider and model. A share holds for exactly this agent_id, not for those below. The account owner sets one with set_rate_envelope (PUT /v1/rate/envelope).',
       }
     return {
       allowed: false,

@@ -7,10 +7,10 @@ export const INSTRUCTIONS = `Gvnr decides whether an AI agent may spend. Money i
 The loop, for every model call:
 1. budget_clear with agent_id, model and estimated_tokens (the most output the call may use; add estimated_input_tokens for the prompt).
 2. approved:true: make the call and keep clearance_id. approved:false: do NOT make the call.
-3. reconcile with that clearance_id and the token counts the provider reported, also when the call failed. Calls may overlap: each has its own clearance_id.
+3. reconcile with that clearance_id and the token counts the provider reported, also when the call broke off. No counts known: leave it. Calls may overlap: each has its own clearance_id.
 If you did not make the call, reconcile with 0 input and 0 output tokens (or POST /v1/budget/release): the money is free again. A clearance nobody reconciles counts as spent at its estimate when it expires (expires_at).
 
-When denied, read reason and hint. envelope_exceeded: shrink the call to max_affordable_tokens, wait until reset_at, or ask the human who owns the account; the same request will be denied again. no_envelope: the owner must set one (set_envelope). no_credits: the account has no operations left; tell the owner. Never go around a denial.
+When denied, read reason and hint. envelope_exceeded: shrink the call to max_affordable_tokens, wait until reset_at, or ask the human who owns the account: request_approval with the denial's approval_request as it is, show approval_url to the human if you talk to one, check_approval with wait_seconds, and clear again once approved. The same request unchanged will be denied again. no_envelope: the owner must set one (set_envelope). no_credits: the account has no operations left; tell the owner. Never go around a denial.
 
 agent_id is a path: an envelope on "team" also caps "team/crawler"; "*" caps the account.
 

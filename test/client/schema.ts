@@ -1256,7 +1256,7 @@ export interface components {
         | 'envelope_exceeded'
       /** @description The largest estimated_tokens that would fit now */
       max_affordable_tokens?: number
-      /** @description What to hand to request_approval so that a human can allow exactly this */
+      /** @description What to send with request_approval (POST /v1/approval/request) so that a human can allow exactly this */
       approval_request?: {
         agent_id: string
         action_summary: string

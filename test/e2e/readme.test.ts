@@ -13,10 +13,10 @@ const ADDRESS = 'http://127.0.0.1:8787'
 const TIMEOUT_MS = 60_000
 
 /** Each `sh` block of the quick start with the `json` block below it, if there is one. */
-function quickStart(): { script: string; answers: unknown[] }[] {
+function quickStart(origin: string): { script: string; answers: unknown[] }[] {
   const section = README.slice(README.indexOf('\n## Quick start'), README.indexOf('\n## The loop'))
   const blocks = [...section.matchAll(/```sh\n([\s\S]*?)```(?:\n```json\n([\s\S]*?)```)?/g)]
-  return blocks.map(([, script = '', answers = '']) => ({ script, answers: jsonLines(answers) }))
+  return blocks.map(([, script = '', answers = '']) => ({ script, answers: jsonLines(answers.replaceAll(ADDRESS, origin)) }))
 }
 
 const jsonLines = (text: string): unknown[] =>
@@ -49,7 +49,7 @@ describe('README.md', () => {
   })
 
   it('has a quick start that works as pasted', async () => {
-    const blocks = quickStart()
+    const blocks = quickStart(server.origin)
     expect(blocks.length).toBeGreaterThanOrEqual(6)
     expect(blocks.flatMap(({ answers }) => answers).length).toBeGreaterThan(blocks.length)
     const script = blocks.map((block) => `${block.script}\necho; echo '--- end of block'`).join('\n')

@@ -209,6 +209,8 @@ describeEachDatabase('envelopes, over REST', (openTestDatabase) => {
       }
       for (const limit of ['0', '1001', 'x', '1.5'])
         expect((await test.api.get(`${ENVELOPE}?limit=${limit}`, own.key)).body).toMatchObject({ error: 'invalid_params' })
+      for (const after of ['%00', 'x'.repeat(129)])
+        expect((await test.api.get(`${ENVELOPE}?after=${after}`, own.key)).body).toMatchObject({ error: 'invalid_params' })
     })
 
     it('reads a window that has passed as spent 0', async () => {

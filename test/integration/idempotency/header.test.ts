@@ -409,6 +409,23 @@ describeEachDatabase('the Idempotency-Key header', (openTestDatabase) => {
       expect((await guard.once(same, failing(new Error('no')))).body).toEqual({ by: 'the second' })
     })
 
+    it('does not free the key of a request that another process has taken over', async () => {
+      const { guard, clock } = newGuard()
+      const same = request('k')
+      let wake: (error: Error) => void = () => {}
+      const sleeper = guard.once(same, () => new Promise((_, reject) => (wake = reject)))
+      await isRunning(same.accountId)
+      clock.advance(30_000)
+      let finish: ((result: OperationResult) => void) | undefined
+      const taken = guard.once(same, () => new Promise((resolve) => (finish = resolve)))
+      await expect.poll(() => finish).toBeDefined()
+      wake(new DomainError('overloaded'))
+      await expect(sleeper).rejects.toMatchObject({ code: 'overloaded' })
+      finish?.(ok)
+      expect(await taken).toEqual(ok)
+      expect(await guard.once(same, failing(new Error('ran twice')))).toEqual({ ...ok, replayed: true })
+    })
+
     it('purges answers that have expired', async () => {
       const { guard, clock } = newGuard()
       clock.advance(400 * DAY)

@@ -222,8 +222,10 @@ describeEachDatabase('deliveries', (openTestDatabase) => {
         { kind: 'pigeon', url: receiver.origin },
       ])
         expect((await t.api.post('/v1/account/channels', fields, owner)).status).toBe(400)
-      const bad = await t.api.post('/v1/account/channels', { kind: 'slack', url: 'ftp://example.com' }, owner)
-      expect(bad.body.error).toBe('invalid_webhook_url')
+      for (const url of ['ftp://example.com', 'https://example.com/\0', ' https://example.com']) {
+        const bad = await t.api.post('/v1/account/channels', { kind: 'slack', url }, owner)
+        expect(bad.body.error).toBe('invalid_webhook_url')
+      }
     })
   })
 

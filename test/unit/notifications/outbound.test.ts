@@ -31,6 +31,8 @@ describe('public addresses', () => {
     '64:ff9b::7f00:1', // NAT64 of loopback
     '2002:7f00:1::', // 6to4 of loopback
     '2001:db8::1',
+    '::7f00:1', // the old spelling ::127.0.0.1
+    '4000::1', // given to nobody
     'not an address',
   ])('refuses %s', (address) => {
     expect(isPublicAddress(address)).toBe(false)
@@ -51,10 +53,15 @@ const BLOCKED = [
   'https://0/',
   'https://[::1]/',
   'https://[::ffff:127.0.0.1]/',
+  'https://[::127.0.0.1]/',
   'https://[0:0:0:0:0:ffff:7f00:1]/',
   'https://169.254.169.254/latest/meta-data/',
   'https://①②⑦.⓪.⓪.①/',
   'https://10.0.0.1:8443/x',
+  ' https://example.com/',
+  'https://exa\nmple.com/',
+  'https://example.com/\0',
+  'https://example.com/\ud800',
   'http://example.com/',
   'ftp://example.com/',
   'file:///etc/passwd',
