@@ -1,3 +1,4 @@
+#!/usr/bin/env node
 import { createReadStream, existsSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { type KeptHead, verifyExport } from './audit/verify.ts'
@@ -7,6 +8,7 @@ import { findSweepable, sweepOne } from './billing/sweep.ts'
 import { verifyBalances as verifyReceived } from './billing/verify.ts'
 import { billingSettings } from './billing-settings.ts'
 import { describeDifference, verifyBalances } from './budgets/verify.ts'
+import { RgfUsageError, rgf } from './cli/rgf.ts'
 import { type Config, ConfigError, readConfig, readSweepKeys } from './config.ts'
 import { isUuid } from './core/ids.ts'
 import { type Database, openDatabase } from './db/client.ts'
@@ -20,6 +22,9 @@ const HELP = `Usage: gvnr <command>
   sweep [--to 0x…] [--min usd] [--send]
                         Move USDC from the accounts' own addresses to the treasury (PAYTO_ADDRESS unless --to says otherwise).
                         Without --send it only says what it would do. Needs DEPOSIT_XPRV and SWEEP_GAS_PRIVATE_KEY to send.
+  rgf check [FILE]      Check a governance file (.rgf): every mistake with its line and column. Ends with 1 when there are any.
+  rgf plan [FILE] [--days N]
+                        Replay the last days (7) under a governance file and print what it would have denied and saved. Reads only.
   audit verify FILE [--head SEQ:HASH]
                         Check an export of GET /v1/audit (NDJSON or CSV; - reads standard input): nothing is missing, changed or out of
                         order. --head is one that was kept from GET /v1/audit/head. Needs no database. Ends with 1 when something is wrong.
@@ -42,6 +47,12 @@ async function main([command, ...rest]: string[]): Promise<0 | 1 | 2> {
       return await audit(rest)
     case 'sweep':
       return await sweep(rest)
+    case 'rgf':
+      return await rgf(
+        rest,
+        () => openConfigured(readConfig()),
+        (text) => process.stdout.write(text),
+      )
     case 'help':
     case '--help':
     case '-h':
@@ -168,7 +179,7 @@ main(process.argv.slice(2)).then(
   (error: unknown) => {
     process.exitCode = 2
     if (error instanceof ConfigError) process.stderr.write(`Check the environment.\n${error.message}\n`)
-    else if (error instanceof UsageError) process.stderr.write(error.message)
+    else if (error instanceof UsageError || error instanceof RgfUsageError) process.stderr.write(error.message)
     else process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`)
   },
 )

@@ -135,6 +135,8 @@ const environmentSchema = z.object({
   PROXY_MAX_CALLS: count(5_000, 1, 1_000_000),
   STREAM_CUTOFF: flag(false),
   DRAIN_SECONDS: count(8, 1, 3_600),
+  RGF_FILE: z.string().min(1).optional(),
+  RGF_JOURNAL_DIR: z.string().min(1).default('.gvnr-journal'),
   LOG_LEVEL: z.enum(LOG_LEVELS, `must be one of ${LOG_LEVELS.join(', ')}`).default('info'),
 })
 

@@ -10,6 +10,7 @@ import { SyncedClock } from './core/clock.ts'
 import { createLog, type Log } from './core/log.ts'
 import { type Database, openDatabase } from './db/client.ts'
 import { migrateDatabase } from './db/migrate.ts'
+import { GovernanceFileError, GovernanceSource } from './governance/source.ts'
 import { startTracing } from './metrics/tracing.ts'
 import type { OperationDeps } from './operations.ts'
 import { answerUnparsed } from './transport/unparsed.ts'
@@ -26,6 +27,9 @@ const SERVER_LIMITS = { requestTimeout: 30_000, headersTimeout: 15_000, keepAliv
 async function main(): Promise<void> {
   const config = readConfig()
   const log = createLog(config.LOG_LEVEL)
+  const clock = new SyncedClock()
+  const governance = new GovernanceSource({ clock, log }, config.RGF_FILE ?? '.rgf')
+  await governance.load({ mustExist: config.RGF_FILE !== undefined })
   const database = await openDatabase({
     url: config.DATABASE_URL,
     dataDir: config.DATA_DIR,
@@ -35,7 +39,6 @@ async function main(): Promise<void> {
     log: (message) => log.info(message),
   })
   await migrateDatabase(database, join(packageRoot(), 'migrations'))
-  const clock = new SyncedClock()
   const syncClock = () => clock.sync(() => databaseTime(database))
   await syncClock()
   const clockTimer = setInterval(
@@ -47,7 +50,7 @@ async function main(): Promise<void> {
 
   const endpoint = config.OTEL_EXPORTER_OTLP_ENDPOINT
   const tracing = endpoint === undefined ? undefined : await startTracing<OperationDeps>(endpoint, VERSION)
-  const app = createApp(config, { database, clock, log, ...(tracing && { tracing }) })
+  const app = createApp(config, { database, clock, log, governance, ...(tracing && { tracing }) })
   await app.start()
   const server = serve(
     { fetch: app.fetch, port: config.PORT, hostname: config.HOST, serverOptions: SERVER_LIMITS },
@@ -126,6 +129,8 @@ Gvnr answers at ${origin}
 main().catch((error: unknown) => {
   const log: Log = createLog('info')
   if (error instanceof ConfigError) process.stderr.write(`Cannot start: check the environment.\n${error.message}\n`)
+  else if (error instanceof GovernanceFileError)
+    process.stderr.write(`Cannot start: the governance file has mistakes.\n${error.message}\n`)
   else log.fatal({ err: error }, 'cannot start')
   process.exit(1)
 })

@@ -1,5 +1,6 @@
 import type { Nanousd } from '../core/money.ts'
-import { tighter, tightestOf } from './envelope.ts'
+import { limitsOf, NO_ENVELOPE, tighter, tightestOf } from './envelope.ts'
+import type { Policy } from './policy.ts'
 import type {
   AccountChange,
   AccountState,
@@ -9,6 +10,8 @@ import type {
   HoldState,
   LedgerEntry,
   LimitView,
+  LoopEntry,
+  LoopState,
 } from './state.ts'
 
 type Entry = Pick<LedgerEntry, 'id' | 'kind'> & Partial<LedgerEntry>
@@ -25,12 +28,15 @@ export class Draft implements AccountChange {
   readonly denials: DenialEntry[] = []
   readonly ledger: LedgerEntry[] = []
   readonly decisions: DecisionEntry[] = []
+  readonly policy: Policy | null
+  loops?: Map<string, LoopEntry>
   readonly #resolved = new Map<string, HoldState>()
   /** None that is also resolved: one statement writes both, and of two updates of a row PostgreSQL makes only one. */
   readonly #renewed = new Map<string, HoldState>()
 
-  constructor(account: AccountState, now_ms: number) {
+  constructor(account: AccountState, now_ms: number, policy: Policy | null) {
     this.account = account
+    this.policy = policy
     this.ops = account.ops
     this.clockMs = Math.max(now_ms, account.clockMs)
   }
@@ -90,10 +96,32 @@ export class Draft implements AccountChange {
     let tightest: LimitView | null = null
     for (const agentId of path) {
       const envelope = this.envelope(agentId)
-      const own = envelope && tightestOf(agentId, envelope, this.clockMs)
+      const further = this.policy?.limits(agentId) ?? null
+      if (envelope === null && further === null) continue
+      const own = tightestOf(agentId, envelope ?? NO_ENVELOPE, this.clockMs, further)
       if (own) tightest = tighter(tightest, own)
     }
     return tightest
+  }
+
+  /** Every limit on a path, widest level first. */
+  limits(path: readonly string[]): LimitView[] {
+    return path.flatMap((agentId) => {
+      const envelope = this.envelope(agentId)
+      const further = this.policy?.limits(agentId) ?? null
+      return envelope === null && further === null ? [] : limitsOf(agentId, envelope ?? NO_ENVELOPE, this.clockMs, further)
+    })
+  }
+
+  loop(key: string): LoopState | undefined {
+    return this.loops?.get(key)?.state ?? this.account.loops?.get(key)
+  }
+
+  /** What was counted is part of what the next decision reads: it moves the account. */
+  countLoop(key: string, entry: LoopEntry): void {
+    this.loops ??= new Map()
+    this.loops.set(key, entry)
+    this.changed = true
   }
 
   /** What the tightest limit on a path has left, never below 0; 0 where nothing caps it. */

@@ -26,7 +26,15 @@ export function settle(draft: Draft, command: SettleCommand): Resolved | Unresol
   if (hold.state !== HOLD_STATE.open) return repeat(hold, HOLD_STATE.settled)
   if (isExpired(hold, draft.clockMs)) return { error: 'no_pending_clearance', expired: true }
   const actual = command.cost ?? actualNanousd(hold.rates, command.usage)
-  return resolve(draft, command.id, hold, HOLD_STATE.settled, actual, command.detail)
+  return resolve(draft, command.id, hold, HOLD_STATE.settled, actual, usageDetail(command))
+}
+
+/** What was used, for the ledger; in the words of whoever settles, if it has any. */
+function usageDetail({ usage, detail }: SettleCommand): string {
+  if (detail !== undefined) return detail
+  const { inputTokens, outputTokens, cachedInputTokens } = usage
+  const cached = cachedInputTokens > 0 ? `,"cached_input_tokens":${cachedInputTokens}` : ''
+  return `{"input_tokens":${inputTokens},"output_tokens":${outputTokens}${cached}}`
 }
 
 export function release(draft: Draft, command: ReleaseCommand): Resolved | Unresolved {

@@ -7,10 +7,8 @@ import type { Protocol } from './routes.ts'
 export type Answer = { readonly status: number; readonly headers: Readonly<Record<string, string>>; readonly body: unknown }
 
 /** What a rule of the operator or the account refuses before any money is looked at. */
-export type PolicyRefusal = {
-  readonly reason: 'model_not_allowed' | 'max_tokens_exceeded' | 'loop_detected'
-  readonly message: string
-}
+/** A rule that forbids a call, and in words for the caller what it allows. */
+export type PolicyRefusal = { readonly reason: 'model_not_allowed' | 'max_tokens_exceeded'; readonly message: string }
 
 /** Something the caller can act on, in the words of the provider whose clients it speaks to. */
 export class ProxyError extends Error {
@@ -74,11 +72,11 @@ function shaped(
 /** A refused reservation (contract section 9): 403, never reaching the provider. */
 export function budgetRefusal(protocol: Protocol, agentId: string, refusal: Refusal, required: Nanousd): Answer {
   const { reason, message } = explain(agentId, refusal, required)
-  return refused(protocol, { type: 'budget_exceeded', agentId, reason, message })
+  return refused(protocol, { type: reason === 'loop_detected' ? reason : 'budget_exceeded', agentId, reason, message })
 }
 
 export const policyRefusal = (protocol: Protocol, agentId: string, { reason, message }: PolicyRefusal): Answer =>
-  refused(protocol, { type: reason === 'loop_detected' ? 'loop_detected' : 'policy_violation', agentId, reason, message })
+  refused(protocol, { type: 'policy_violation', agentId, reason, message })
 
 function refused(protocol: Protocol, error: { type: string; agentId: string; reason: string; message: string }): Answer {
   const { type, message, agentId, reason } = error
@@ -98,6 +96,11 @@ function explain(agentId: string, refusal: Refusal, required: Nanousd): { reason
   }
   if (refusal.reason === 'no_credits')
     return { reason: 'no_credits', message: 'The account has no governance operations left. Its owner has to add some.' }
+  if (refusal.reason === 'loop_detected')
+    return {
+      reason: 'loop_detected',
+      message: `Agent "${agentId}" sends the same request again and again. Change the prompt, the model or the plan; the same request is refused until there was none for a while.`,
+    }
   if (refusal.reason === 'suspended')
     return {
       reason: 'suspended',

@@ -26,8 +26,6 @@ export type PolicyQuestion = {
   readonly model: string
   /** The most output tokens the call may produce. */
   readonly maxTokens: number
-  /** The same for requests that are the same byte for byte. Computed when read. */
-  readonly fingerprint: string
 }
 export type Policy = (accountId: string, question: PolicyQuestion) => PolicyRefusal | null | Promise<PolicyRefusal | null>
 
@@ -135,13 +133,14 @@ export class ProxyService {
     const options = { dispatcher: this.#dispatcher, cutoff: this.#settings.cutoff }
     if (route.kind === 'count_tokens') return this.#track(this.#runFree(new Call(target, sink, options), caller, route))
 
-    const refusal = await this.#refusalOf(caller.accountId, agentId, plan, request.bytes)
+    const fingerprint = hash('sha256', request.bytes, 'base64')
+    const refusal = await this.#refusalOf(caller.accountId, agentId, plan)
     if (refusal !== null) return policyRefusal(route.protocol, agentId, refusal)
     await this.#checkRate(caller.accountId, agentId, plan)
     const { budgets, clock } = this.#deps
     const catalogue = this.#deps.catalogue()
     const { estimate, rates } = worstCase(catalogue, plan)
-    const reservation = { agentId, model: plan.model, estimate, rates, hold_ms: HOLD_MS }
+    const reservation = { agentId, model: plan.model, estimate, rates, hold_ms: HOLD_MS, fingerprint }
     const id = { operationId: uuidv7(clock.now()), resumed: false }
     const outcome = await budgets.reserve(caller.accountId, id, reservation)
     if (!outcome.approved) return budgetRefusal(route.protocol, agentId, outcome, estimate)
@@ -239,18 +238,10 @@ export class ProxyService {
     return upstreamHeaders(headers, route.protocol, upstream, callersKey)
   }
 
-  async #refusalOf(accountId: string, agentId: string, plan: PlannedCall, bytes: Buffer): Promise<PolicyRefusal | null> {
-    let fingerprint: string | undefined
+  async #refusalOf(accountId: string, agentId: string, plan: PlannedCall): Promise<PolicyRefusal | null> {
     for (const model of [plan.model, ...plan.alternatives]) {
-      const refusal = await this.#deps.policy(accountId, {
-        agentId,
-        model,
-        maxTokens: plan.bound.outputTokens,
-        get fingerprint() {
-          fingerprint ??= hash('sha256', bytes, 'base64')
-          return fingerprint
-        },
-      })
+      const question = { agentId, model, maxTokens: plan.bound.outputTokens }
+      const refusal = await this.#deps.policy(accountId, question)
       if (refusal !== null) return refusal
     }
     return null
