@@ -27,6 +27,7 @@ import { type Caller, createExecutor, type Execute, type Guards, mayCall, type O
 import { SecretBox, secretKeysOf } from './core/secrets.ts'
 import { DashboardService } from './dashboard/service.ts'
 import type { Database } from './db/client.ts'
+import { proxyPolicy } from './governance/hook.ts'
 import { OutageBook } from './governance/outage.ts'
 import type { GovernanceSource } from './governance/source.ts'
 import { IdempotencyService } from './idempotency/service.ts'
@@ -52,6 +53,8 @@ import { servedScript } from './pages/script.ts'
 import { mountStatus } from './pages/status-routes.tsx'
 import { type OperatorPrices, operatorPricesSchema } from './prices/catalogue.ts'
 import { PriceService } from './prices/service.ts'
+import { type Policy, ProxyService } from './proxy/service.ts'
+import { isOpenToStrangers, proxySettings } from './proxy-settings.ts'
 import { RateService } from './rate/service.ts'
 import { BookingService } from './resources/service.ts'
 import { StatusService } from './status/service.ts'
@@ -62,6 +65,7 @@ import { clientAddress, errorResponse, type HttpContext, type HttpEnv, requestId
 import { mountMcp } from './transport/mcp.ts'
 import { mountMetrics } from './transport/metrics.ts'
 import { openApiDocument } from './transport/openapi.ts'
+import { mountProxy } from './transport/proxy.ts'
 import { mountRest } from './transport/rest.ts'
 import { ExactRouter } from './transport/router.ts'
 import { mountX402 } from './transport/x402.ts'
@@ -85,6 +89,12 @@ const EXPIRE_MS = 5_000
 const EXPIRE_ROWS = 200
 /** How long messages under way may take to end when the process stops. */
 const OUTBOX_DRAIN_MS = 3_000
+/** How long calls that were cut may take to be settled. */
+const PROXY_SETTLE_MS = 3_000
+const MIB = 1024 * 1024
+/** Bodies of calls under way, all together: this many of the largest, and never less than 256 MiB. */
+const PROXY_BODIES = 8
+const PROXY_BODIES_MIN_MIB = 256
 
 export type AppDeps = {
   readonly database: Database
@@ -98,6 +108,7 @@ export type AppDeps = {
 export type AppOptions = {
   readonly checkResults?: boolean
   readonly outbox?: Partial<WorkerOptions>
+  readonly proxy?: { policy?: Policy; renew_ms?: number }
   readonly live?: Partial<LiveOptions>
 }
 
@@ -110,6 +121,7 @@ export type App = {
   readonly billing: BillingService
   /** What was allowed while the database was away; absent without a governance file. */
   readonly outage: OutageBook | undefined
+  readonly proxy: ProxyService
   readonly prices: PriceService
   readonly sealer: Sealer
   readonly figures: Figures
@@ -189,6 +201,20 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
       'x402 payments will fail: https://x402.org/facilitator settles on the test network only. Set CDP keys or FACILITATOR_PRIVATE_KEY',
     )
   const rates = new RateService({ ...deps, onExceeded: (share) => notifications.rateExceeded(share), changes: audit }, QUEUE)
+  const proxy = new ProxyService(
+    {
+      ...deps,
+      budgets,
+      rates,
+      catalogue: () => prices.current,
+      policy: options.proxy?.policy ?? proxyPolicy({ ...deps, policy, budgets }),
+    },
+    { ...proxySettings(config), ...(options.proxy?.renew_ms !== undefined && { renew_ms: options.proxy.renew_ms }) },
+  )
+  if (config.PROXY_OPERATOR_KEYS === 'auto' && isOpenToStrangers(config) && hasProviderKeys(config))
+    log.warn(
+      'provider keys are set but nobody may use them: this server is open to strangers. Set PROXY_OPERATOR_KEYS to the ids of your accounts, or to on',
+    )
   const idempotency = new IdempotencyService(deps, QUEUE)
   const waiters = new DecisionWaiters(deps)
   const approvals = new ApprovalService({ ...deps, budgets, notifications, waiters, changes: audit })
@@ -227,6 +253,15 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
   const origin = (c: HttpContext) => originOf(c, { publicUrl: config.PUBLIC_URL, trustedProxies: config.TRUST_PROXY })
   const limits = { trustedProxies: config.TRUST_PROXY, bodyLimit_bytes: BODY_LIMIT_BYTES, origin }
   mountX402(app, { operations: paidOperations, execute, auth, log }, { ...limits, publicUrl: config.PUBLIC_URL })
+  const bodyLimit_mib = config.PROXY_BODY_LIMIT_MIB
+  mountProxy(
+    app,
+    { proxy, auth, log },
+    {
+      bodyLimit_bytes: bodyLimit_mib * MIB,
+      bodiesLimit_bytes: Math.max(PROXY_BODIES_MIN_MIB, PROXY_BODIES * bodyLimit_mib) * MIB,
+    },
+  )
   mountRest(app, { operations, execute, auth, log }, limits)
   mountMcp(
     app,
@@ -312,6 +347,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     keys,
     billing,
     outage,
+    proxy,
     prices,
     sealer,
     figures,
@@ -339,6 +375,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
       )
       housekeeping.unref()
       billing.start()
+      proxy.start()
       sealer.start()
       metrics.start()
       figures.start()
@@ -357,6 +394,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
       await waiters.stop()
       await governance?.stop()
       await outage?.stop()
+      await proxy.stop(PROXY_SETTLE_MS)
       dashboardPages.release()
       await engine.settled()
       await notifications.settled()
@@ -385,6 +423,8 @@ const isTestFacilitator = (config: Config): boolean => {
   const { facilitator } = billingSettings(config)
   return facilitator.kind === 'url' && new URL(facilitator.url).host === 'x402.org'
 }
+
+const hasProviderKeys = (config: Config): boolean => proxySettings(config).upstreams.some(({ key }) => key !== undefined)
 
 async function paymentFigures(billing: BillingService): Promise<Readonly<Record<string, number>>> {
   const totals = await billing.totals()

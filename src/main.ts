@@ -17,8 +17,7 @@ import { answerUnparsed } from './transport/unparsed.ts'
 import { VERSION } from './version.ts'
 
 const CLOCK_SYNC_MS = 10_000
-/** How long requests under way may take after SIGTERM, and what then remains for closing the database. */
-const DRAIN_MS = 8_000
+/** What remains after the drain for settling what was cut and closing the database. */
 const CLOSE_MS = 7_000
 const SWEEP_MS = 250
 
@@ -70,6 +69,7 @@ async function main(): Promise<void> {
     process.exit(1)
   })
 
+  const drain_ms = config.DRAIN_SECONDS * 1000
   let stopping = false
   server.prependListener('request', (_request: unknown, response: ServerResponse) => {
     // A client that keeps its connection busy must not keep this process alive: its next answer is the last one there.
@@ -79,9 +79,9 @@ async function main(): Promise<void> {
     if (stopping) return
     stopping = true
     log.info({ signal }, 'stopping: finishing requests under way')
-    setTimeout(() => process.exit(1), DRAIN_MS + CLOSE_MS).unref()
+    setTimeout(() => process.exit(1), drain_ms + CLOSE_MS).unref()
     app.release()
-    await drain(server)
+    await drain(server, drain_ms)
     await app.stop()
     await database.close()
     process.exit(0)
@@ -93,11 +93,11 @@ async function main(): Promise<void> {
  * Answers what is under way and closes each connection after it; whoever has not sent all of a request by the end is cut off. Only the
  * listening socket closes at once: http's own `close` would also cut connections whose next request is on its way.
  */
-async function drain(server: ServerType): Promise<void> {
+async function drain(server: ServerType, limit_ms: number): Promise<void> {
   const closed = new Promise<void>((resolve) => NetServer.prototype.close.call(server, () => resolve()))
   if (!('closeIdleConnections' in server)) return closed
   const sweep = setInterval(() => server.closeIdleConnections(), SWEEP_MS)
-  const cut = setTimeout(() => server.closeAllConnections(), DRAIN_MS)
+  const cut = setTimeout(() => server.closeAllConnections(), limit_ms)
   await closed
   clearInterval(sweep)
   clearTimeout(cut)

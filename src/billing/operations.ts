@@ -1,6 +1,6 @@
 import { z } from 'zod'
 import { DomainError } from '../core/errors.ts'
-import { defineOperation } from '../core/operation.ts'
+import { defineOperation, type RunContext, type Throttle } from '../core/operation.ts'
 import { integer, text } from '../core/text.ts'
 import { isPack, opsFromUnits, type PackName, type UsdcUnits, unitsFromAmount, unitsOfPack, usdFromUnits } from './packs.ts'
 import type { BillingService } from './service.ts'
@@ -145,9 +145,19 @@ const VERIFY_ERRORS = [
   'sender_mismatch',
   'already_claimed',
   'topup_unconfigured',
+  'rate_limited',
 ] as const
 const VERIFY_DESCRIPTION =
   "Credits USDC that was sent by hand, named by its transaction. A transfer to the account's own deposit address needs nothing else; one to the shared address needs the sender's signature over the message that the answer gives."
+
+/** Each claim asks the chain, which all accounts share. */
+const CLAIMS_PER_MINUTE = 120
+
+function claimThrottle(_deps: Deps, { caller }: RunContext): Throttle | null {
+  if (caller.kind !== 'key') return null
+  const hint = `At most ${CLAIMS_PER_MINUTE} claims a minute for one account. Wait retry_after_ms.`
+  return { subject: `claim:${caller.accountId}`, max: CLAIMS_PER_MINUTE, window_ms: 60_000, hint }
+}
 
 async function verifyBody(deps: Deps, accountId: string, input: z.output<typeof verifyInput>) {
   const claimed = await deps.billing.claim(accountId, { txHash: input.tx_hash, signature: input.signature ?? null })
@@ -170,6 +180,7 @@ export const topupVerify = defineOperation({
   input: verifyInput,
   output: verifyOutput,
   errors: VERIFY_ERRORS,
+  throttle: claimThrottle,
   run: (deps: Deps, input, { caller }) => verifyBody(deps, caller.accountId, input),
 })
 
@@ -184,6 +195,7 @@ export const topupVerifyPack = defineOperation({
   input: verifyInput.extend({ pack: packName }),
   output: verifyOutput,
   errors: ['invalid_pack', ...VERIFY_ERRORS],
+  throttle: claimThrottle,
   async run(deps: Deps, input, { caller }) {
     const pack = requirePack(input.pack)
     return { ...(await verifyBody(deps, caller.accountId, input)), pack }

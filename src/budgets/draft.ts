@@ -25,13 +25,14 @@ export class Draft implements AccountChange {
   readonly charged = new Map<string, EnvelopeState>()
   readonly limited = new Map<string, EnvelopeState>()
   readonly newHolds: HoldState[] = []
-  readonly renewedHolds: HoldState[] = []
   readonly denials: DenialEntry[] = []
   readonly ledger: LedgerEntry[] = []
   readonly decisions: DecisionEntry[] = []
   readonly policy: Policy | null
   loops?: Map<string, LoopEntry>
   readonly #resolved = new Map<string, HoldState>()
+  /** None that is also resolved: one statement writes both, and of two updates of a row PostgreSQL makes only one. */
+  readonly #renewed = new Map<string, HoldState>()
 
   constructor(account: AccountState, now_ms: number, policy: Policy | null) {
     this.account = account
@@ -49,16 +50,27 @@ export class Draft implements AccountChange {
     return [...this.#resolved.values()]
   }
 
+  get renewedHolds(): HoldState[] {
+    return [...this.#renewed.values()]
+  }
+
   envelope(agentId: string): EnvelopeState | null {
     return this.limited.get(agentId) ?? this.charged.get(agentId) ?? this.account.envelopes.get(agentId) ?? null
   }
 
   hold(holdId: string): HoldState | undefined {
-    return this.#resolved.get(holdId) ?? this.account.holds.get(holdId)
+    return this.#resolved.get(holdId) ?? this.#renewed.get(holdId) ?? this.account.holds.get(holdId)
   }
 
   resolve(hold: HoldState): void {
     this.#resolved.set(hold.holdId, hold)
+    this.#renewed.delete(hold.holdId)
+  }
+
+  /** Moves the expiry of an open hold. */
+  renew(hold: HoldState): void {
+    this.#renewed.set(hold.holdId, hold)
+    this.changed = true
   }
 
   /** Stores the spend of an envelope that has a row. */

@@ -47,6 +47,18 @@ export type ClearRequest = {
   /** The loop limit where no envelope on the path sets one; none when absent. */
   readonly loop?: LoopLimit
 }
+/** A call that is about to be forwarded. */
+export type Reservation = {
+  readonly agentId: string
+  readonly model: string
+  readonly estimate: Nanousd
+  readonly rates: TokenRates
+  readonly hold_ms: number
+  /** The same for calls that are the same byte for byte. */
+  readonly fingerprint?: string
+  /** The loop limit where no envelope on the path sets one; none when absent. */
+  readonly loop?: LoopLimit
+}
 /** Something bought that is no model call, at a known price. */
 export type Purchase = {
   readonly agentId: string
@@ -177,6 +189,26 @@ export class BudgetService {
     await this.#engine.submit(accountId, { ...bookingOf({ operationId, resumed: true }, purchase), forced: true })
   }
 
+  /** Holds the most that a forwarded call can cost. Its caller prices it, since only he knows the whole call. */
+  async reserve(accountId: string, call: CallId, request: Reservation): Promise<Approval | Refusal> {
+    const { agentId, model, estimate, rates, hold_ms, fingerprint, loop } = request
+    const outcome = await this.#engine.submit(accountId, {
+      kind: 'clear',
+      id: call.operationId,
+      resumed: call.resumed,
+      agentId,
+      path: pathOf(agentId),
+      model,
+      estimate,
+      rates,
+      hold_ms,
+      holdKind: HOLD_KIND.reservation,
+      ...(fingerprint !== undefined && { fingerprint }),
+      ...(loop !== undefined && { loop }),
+    })
+    return outcome.approved ? outcome : refusalOf(outcome, estimate, 0, null)
+  }
+
   /**
    * Keeps the reservation of a running call from expiring.
    * @returns false when it is no longer open
@@ -188,15 +220,16 @@ export class BudgetService {
 
   /**
    * Settles a reservation with what the call really used, also after its expiry: only who forwards a call knows its end.
-   * @param detail how the usage is known, for the ledger
+   * @param request `cost`: what the call costs, where the usage at the reservation's prices does not say it; `detail`: how the usage is
+   * known, for the ledger
    * @throws DomainError `no_pending_clearance` when it was released
    */
   async settleReservation(
     accountId: string,
     call: CallId,
-    request: { agentId: string; reservationId: string; usage: Usage; detail: string },
+    request: { agentId: string; reservationId: string; usage: Usage; cost?: Nanousd; detail: string },
   ): Promise<Resolved> {
-    const { agentId, reservationId, usage, detail } = request
+    const { agentId, reservationId, usage, cost, detail } = request
     const outcome = await this.#engine.submit(accountId, {
       kind: 'settle',
       id: call.operationId,
@@ -205,6 +238,7 @@ export class BudgetService {
       path: pathOf(agentId),
       holdId: reservationId,
       usage,
+      ...(cost !== undefined && { cost }),
       holdKind: HOLD_KIND.reservation,
       detail,
     })

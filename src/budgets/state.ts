@@ -116,6 +116,8 @@ export type SettleCommand = CommandBase & {
   /** null: the agent's most recent open hold. */
   readonly holdId: string | null
   readonly usage: Usage
+  /** What it costs, where the usage at the hold's prices does not say it. */
+  readonly cost?: Nanousd
   /** The kind that may be settled; a clearance when absent. A reservation can be settled after its expiry too. */
   readonly holdKind?: HoldKind
   /** For the ledger: how the usage is known. */

@@ -10,7 +10,7 @@ export type ProxyQuestion = {
   /** The most output tokens the call may produce. */
   readonly maxTokens: number
 }
-export type ProxyRefusal = { readonly reason: PolicyRefusal['reason']; readonly message: string }
+export type ProxyRefusal = { readonly reason: Exclude<PolicyRefusal['reason'], 'tool_not_allowed'>; readonly message: string }
 
 /**
  * What the proxy asks before it looks at money: whether the governance file allows the call. A refusal is stored as a decision before it is
@@ -20,7 +20,8 @@ export type ProxyRefusal = { readonly reason: PolicyRefusal['reason']; readonly 
 export function proxyPolicy(deps: { policy: PolicySource; budgets: Pick<BudgetService, 'refuse'>; clock: Clock }) {
   return async (accountId: string, { agentId, model, maxTokens }: ProxyQuestion): Promise<ProxyRefusal | null> => {
     const refusal = deps.policy()?.refusal(pathOf(agentId), { model, maxTokens }) ?? null
-    if (refusal === null) return null
+    // A proxied call names no tool.
+    if (refusal === null || refusal.reason === 'tool_not_allowed') return null
     const call = { operationId: uuidv7(deps.clock.now()), resumed: false }
     await deps.budgets.refuse(accountId, call, { agentId, model, refusal })
     return { reason: refusal.reason, message: refusal.message }

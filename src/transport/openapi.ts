@@ -112,7 +112,7 @@ export function openApiDocument<D>(operations: readonly Operation<D>[], info: { 
       version: info.version,
       summary: 'Spend authority for AI agents',
       description:
-        'Clear the spend before the model call, reconcile after it. A denial is not an HTTP error: it answers 200 with approved:false or allowed:false. Money is in US dollars rounded to 6 places, times are Unix milliseconds.',
+        'Clear the spend before the model call, reconcile after it. A denial is not an HTTP error: it answers 200 with approved:false or allowed:false. Money is in US dollars rounded to 6 places, times are Unix milliseconds. Beside what is listed here, the LLM proxy speaks the formats of the providers: POST /v1/chat/completions, /v1/responses, /v1/embeddings (OpenAI), /v1/messages and /v1/messages/count_tokens (Anthropic).',
       license: { name: 'MIT', identifier: 'MIT' },
     },
     servers: [{ url: '/', description: 'This server; every path also answers below /api' }],

@@ -69,6 +69,7 @@ type Options<C extends Clock> = {
   clock?: C
   config?: Partial<{ [Name in keyof Config]: Config[Name] | undefined }>
   start?: boolean
+  proxy?: NonNullable<AppOptions['proxy']>
   tracing?: NonNullable<AppDeps['tracing']>
   live?: AppOptions['live']
   governance?: GovernanceSource
@@ -100,7 +101,11 @@ export async function openTestApp<C extends Clock = ManualClock>(
       ...(options.tracing && { tracing: options.tracing }),
       ...(options.governance && { governance: options.governance }),
     },
-    { checkResults: true, ...(options.live && { live: options.live }) },
+    {
+      checkResults: true,
+      ...(options.proxy && { proxy: options.proxy }),
+      ...(options.live && { live: options.live }),
+    },
   )
   if (options.start) await app.start()
   const api = apiOf(app)

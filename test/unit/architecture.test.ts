@@ -21,13 +21,14 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   approvals: ['core', 'db', 'accounts', 'budgets', 'notifications'],
   audit: ['core', 'db', 'budgets'],
   metrics: ['core', 'db', 'budgets'],
+  proxy: ['core', 'budgets', 'rate', 'prices'],
   usage: ['core', 'db', 'budgets'],
-  dashboard: ['core', 'accounts', 'budgets', 'approvals', 'usage'],
-  status: ['core'],
   governance: ['core', 'db', 'prices', 'budgets'],
   resources: ['core', 'budgets'],
   cli: ['core', 'db', 'governance'],
-  transport: ['core', 'accounts', 'budgets', 'rate', 'idempotency', 'prices', 'billing', 'approvals', 'notifications'],
+  dashboard: ['core', 'accounts', 'budgets', 'approvals', 'usage'],
+  status: ['core'],
+  transport: ['core', 'accounts', 'budgets', 'rate', 'idempotency', 'prices', 'billing', 'approvals', 'notifications', 'proxy'],
   pages: ['core', 'accounts', 'budgets', 'rate', 'prices', 'billing', 'approvals', 'notifications', 'dashboard', 'status'],
 }
 

@@ -275,6 +275,18 @@ describeEachDatabase('claims by transaction hash', (openTestDatabase) => {
     expect(await balance(key)).toBe(1000)
   })
 
+  it('asks the chain so often for one account, whatever it is asked', async () => {
+    const { key } = await app.createAccount(0)
+    const other = await app.createAccount(0)
+    const answers = await Promise.all(
+      Array.from({ length: 121 }, (_, index) =>
+        index % 2 === 0 ? claim(key, 'no hash') : app.api.post(`${CLAIM}/starter`, { tx_hash: 'no hash' }, key),
+      ),
+    )
+    expect(answers.map(({ status }) => status).sort()).toEqual([...Array(120).fill(400), 429])
+    expect((await claim(other.key, 'no hash')).body).toMatchObject({ error: 'invalid_tx_hash' })
+  })
+
   it('answers packs and their claims', async () => {
     const { key } = await app.createAccount(0)
     expect((await app.api.get('/v1/packs/growth/info')).body).toMatchObject({
