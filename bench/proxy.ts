@@ -59,7 +59,11 @@ export async function proxy(context: Context): Promise<void> {
   const gvnr = await startServer(context, {
     url,
     dataDir: context.folder,
-    environment: { UPSTREAM_OPENAI_URL: `http://127.0.0.1:${provider.port}`, UPSTREAM_OPENAI_KEY: 'sk-bench' },
+    environment: {
+      UPSTREAM_OPENAI_URL: `http://127.0.0.1:${provider.port}`,
+      UPSTREAM_OPENAI_KEY: 'sk-bench',
+      PROXY_MAX_REPEATS: '0',
+    },
   })
   const clients: Clients = context.cleanup.add(new Worker(new URL('./stream-process.ts', import.meta.url)), (worker) =>
     worker.stop(),

@@ -119,9 +119,9 @@ export type App = {
   readonly budgets: BudgetService
   readonly keys: KeyResolver
   readonly billing: BillingService
-  readonly proxy: ProxyService
   /** What was allowed while the database was away; absent without a governance file. */
   readonly outage: OutageBook | undefined
+  readonly proxy: ProxyService
   readonly prices: PriceService
   readonly sealer: Sealer
   readonly figures: Figures
@@ -207,7 +207,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
       budgets,
       rates,
       catalogue: () => prices.current,
-      policy: options.proxy?.policy ?? proxyPolicy({ ...deps, budgets, policy }),
+      policy: options.proxy?.policy ?? proxyPolicy({ ...deps, policy, budgets }),
     },
     { ...proxySettings(config), ...(options.proxy?.renew_ms !== undefined && { renew_ms: options.proxy.renew_ms }) },
   )
@@ -346,8 +346,8 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     budgets,
     keys,
     billing,
-    proxy,
     outage,
+    proxy,
     prices,
     sealer,
     figures,
@@ -392,9 +392,9 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
       await figures.stop()
       await prices.stop()
       await waiters.stop()
-      await proxy.stop(PROXY_SETTLE_MS)
       await governance?.stop()
       await outage?.stop()
+      await proxy.stop(PROXY_SETTLE_MS)
       dashboardPages.release()
       await engine.settled()
       await notifications.settled()

@@ -133,6 +133,7 @@ const environmentSchema = z.object({
   PROXY_BODY_LIMIT_MIB: count(32, 1, 256),
   PROXY_TIMEOUT_SECONDS: count(600, 1, 86_400),
   PROXY_MAX_CALLS: count(5_000, 1, 1_000_000),
+  PROXY_MAX_REPEATS: count(20, 0, 10_000),
   STREAM_CUTOFF: flag(false),
   DRAIN_SECONDS: count(8, 1, 3_600),
   RGF_FILE: z.string().min(1).optional(),

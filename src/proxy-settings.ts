@@ -10,6 +10,7 @@ export function proxySettings(config: Config): ProxySettings {
     timeout_ms: config.PROXY_TIMEOUT_SECONDS * 1000,
     cutoff: config.STREAM_CUTOFF,
     maxCalls: config.PROXY_MAX_CALLS,
+    loop: config.PROXY_MAX_REPEATS === 0 ? null : { maxRepeats: config.PROXY_MAX_REPEATS, window_ms: 60_000 },
   }
 }
 

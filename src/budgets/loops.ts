@@ -2,12 +2,6 @@ import type { Draft } from './draft.ts'
 import type { ClearCommand, DenialReason, EnvelopeState, LoopEntry, LoopLimit, LoopState } from './state.ts'
 import { HOLD_KIND } from './tables.ts'
 
-/**
- * What the proxy holds calls to where no envelope says otherwise: the same request byte for byte more than 20 times in a minute. An agent that polls
- * changes its prompt (the time, the last answer); one that sends the very same bytes every three seconds is stuck.
- */
-export const PROXY_LOOP: LoopLimit = { maxRepeats: 20, window_ms: 60_000 }
-
 /** After so many denials of the same clearance, further ones are a loop. The first retry still hears the reason itself. */
 const DENIALS_HEARD = 2
 

@@ -56,7 +56,9 @@ export type Reservation = {
   readonly rates: TokenRates
   readonly hold_ms: number
   /** The same for calls that are the same byte for byte. */
-  readonly fingerprint: string
+  readonly fingerprint?: string
+  /** The loop limit where no envelope on the path sets one; none when absent. */
+  readonly loop?: LoopLimit
 }
 /** Something bought that is no model call, at a known price. */
 export type Purchase = {
@@ -190,7 +192,7 @@ export class BudgetService {
 
   /** Holds the most that a forwarded call can cost. Its caller prices it, since only he knows the whole call. */
   async reserve(accountId: string, call: CallId, request: Reservation): Promise<Approval | Refusal> {
-    const { agentId, model, estimate, rates, hold_ms, fingerprint } = request
+    const { agentId, model, estimate, rates, hold_ms, fingerprint, loop } = request
     const outcome = await this.#engine.submit(accountId, {
       kind: 'clear',
       id: call.operationId,
@@ -202,8 +204,8 @@ export class BudgetService {
       rates,
       hold_ms,
       holdKind: HOLD_KIND.reservation,
-      fingerprint,
-      loop: PROXY_LOOP,
+      ...(fingerprint !== undefined && { fingerprint }),
+      ...(loop !== undefined && { loop }),
     })
     return outcome.approved ? outcome : refusalOf(outcome, estimate, 0, null)
   }

@@ -29,7 +29,7 @@ export function settle(draft: Draft, command: SettleCommand): Resolved | Unresol
   return resolve(draft, command.id, hold, HOLD_STATE.settled, actual, usageDetail(command))
 }
 
-/** What was used, for the ledger; in the words of whoever settles, if it has any. */
+/** What was used, for the ledger; who forwards calls says it himself. */
 function usageDetail({ usage, detail }: SettleCommand): string {
   if (detail !== undefined) return detail
   const { inputTokens, outputTokens, cachedInputTokens } = usage

@@ -87,7 +87,7 @@ export function readGovernanceFile(source: string): { readonly file: GovernanceF
   }
   const parsed = fileSchema.safeParse(data)
   const named = parsed.success ? namingProblems(Object.keys(parsed.data.agents ?? {})) : []
-  const mistakes = parsed.success ? named : parsed.error.issues.flatMap(mistakesOf)
+  const mistakes = parsed.success ? named : parsed.error.issues.flatMap((issue) => mistakesOf(issue, data))
   if (!parsed.success || mistakes.length > 0) {
     const places = new Places(source)
     const problems = mistakes.map(({ path, message }) => ({ ...places.placeOf(path), message }))
@@ -113,8 +113,8 @@ export const describeProblem = (file: string, { line, column, message }: FilePro
 
 type Mistake = { readonly path: readonly PropertyKey[]; readonly message: string }
 
-function mistakesOf(issue: z.core.$ZodIssue): Mistake[] {
-  if (issue.code === 'unrecognized_keys') return issue.keys.map((key) => unknownKey(issue.path, key))
+function mistakesOf(issue: z.core.$ZodIssue, data: unknown): Mistake[] {
+  if (issue.code === 'unrecognized_keys') return issue.keys.map((key) => unknownKey(issue.path, key, data))
   const [section, agent, setting] = issue.path.map(String)
   const name = section === 'agents' ? setting : agent
   const shown = name ?? section ?? ''
@@ -123,15 +123,18 @@ function mistakesOf(issue: z.core.$ZodIssue): Mistake[] {
   return [{ path: issue.path, message: `${shown} ${RULES[shown] ?? 'cannot be used'}` }]
 }
 
-function unknownKey(path: readonly PropertyKey[], key: string): Mistake {
+function unknownKey(path: readonly PropertyKey[], key: string, data: unknown): Mistake {
   const [section, agent] = path.map(String)
   const where = section === undefined ? 'a governance file' : section === 'agents' ? '[agents.NAME]' : `[${section}]`
   const known =
     section === undefined ? ['[global]', '[agents.NAME]'] : Object.keys((section === 'agents' ? agentSchema : GLOBAL).shape)
   // `[agents.team.crawler]` makes a table inside `team`: what was meant is most often a path.
-  const path_hint = agent === undefined ? '' : `. For an agent's path write [agents."${agent}/${key}"]`
-  return { path: [...path, key], message: `there is no setting "${key}": ${where} takes ${known.join(', ')}${path_hint}` }
+  const isPath = agent !== undefined && isTable([...path, key].reduce<unknown>(memberOf, data))
+  const hint = isPath ? `. For an agent's path write [agents."${agent}/${key}"]` : ''
+  return { path: [...path, key], message: `there is no setting "${key}": ${where} takes ${known.join(', ')}${hint}` }
 }
+const isTable = (value: unknown): value is Record<PropertyKey, unknown> => typeof value === 'object' && value !== null
+const memberOf = (value: unknown, key: PropertyKey): unknown => (isTable(value) ? value[key] : undefined)
 const GLOBAL = fileSchema.shape.global.unwrap()
 
 function namingProblems(agents: readonly string[]): Mistake[] {

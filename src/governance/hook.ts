@@ -20,6 +20,7 @@ export type ProxyRefusal = { readonly reason: Exclude<PolicyRefusal['reason'], '
 export function proxyPolicy(deps: { policy: PolicySource; budgets: Pick<BudgetService, 'refuse'>; clock: Clock }) {
   return async (accountId: string, { agentId, model, maxTokens }: ProxyQuestion): Promise<ProxyRefusal | null> => {
     const refusal = deps.policy()?.refusal(pathOf(agentId), { model, maxTokens }) ?? null
+    // A proxied call names no tool.
     if (refusal === null || refusal.reason === 'tool_not_allowed') return null
     const call = { operationId: uuidv7(deps.clock.now()), resumed: false }
     await deps.budgets.refuse(accountId, call, { agentId, model, refusal })

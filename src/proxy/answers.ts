@@ -1,3 +1,4 @@
+import { spendRefusal } from '../budgets/refusal.ts'
 import type { Refusal } from '../budgets/service.ts'
 import { DomainError } from '../core/errors.ts'
 import { type Nanousd, usdFromNanousd } from '../core/money.ts'
@@ -72,7 +73,8 @@ function shaped(
 /** A refused reservation (contract section 9): 403, never reaching the provider. */
 export function budgetRefusal(protocol: Protocol, agentId: string, refusal: Refusal, required: Nanousd): Answer {
   const { reason, message } = explain(agentId, refusal, required)
-  return refused(protocol, { type: reason === 'loop_detected' ? reason : 'budget_exceeded', agentId, reason, message })
+  const type = reason === 'loop_detected' ? reason : 'budget_exceeded'
+  return refused(protocol, { type, agentId, reason, message })
 }
 
 export const policyRefusal = (protocol: Protocol, agentId: string, { reason, message }: PolicyRefusal): Answer =>
@@ -106,6 +108,7 @@ function explain(agentId: string, refusal: Refusal, required: Nanousd): { reason
       reason: 'suspended',
       message: `Spending of "${refusal.suspendedPath ?? agentId}" is suspended. Ask the account owner.`,
     }
+  if (refusal.reason !== 'no_envelope') return spendRefusal(refusal, required)
   return {
     reason: 'no_envelope',
     message: `No envelope covers agent "${agentId}". The account owner sets one with PUT /v1/budget/envelope.`,

@@ -2,6 +2,7 @@ import { hash } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Agent } from 'undici'
 import type { BudgetService } from '../budgets/service.ts'
+import type { LoopLimit } from '../budgets/state.ts'
 import type { Clock } from '../core/clock.ts'
 import { DomainError } from '../core/errors.ts'
 import { uuidv7 } from '../core/ids.ts'
@@ -46,6 +47,8 @@ export type ProxySettings = {
   readonly timeout_ms: number
   readonly cutoff: boolean
   readonly maxCalls: number
+  /** How many identical calls are a loop, where no envelope says it; null: none. */
+  readonly loop: LoopLimit | null
   /** How often reservations of running calls are renewed. */
   readonly renew_ms?: number
 }
@@ -140,7 +143,9 @@ export class ProxyService {
     const { budgets, clock } = this.#deps
     const catalogue = this.#deps.catalogue()
     const { estimate, rates } = worstCase(catalogue, plan)
-    const reservation = { agentId, model: plan.model, estimate, rates, hold_ms: HOLD_MS, fingerprint }
+    const { loop } = this.#settings
+    const fingerprint = hash('sha256', request.bytes, 'base64')
+    const reservation = { agentId, model: plan.model, estimate, rates, hold_ms: HOLD_MS, fingerprint, ...(loop && { loop }) }
     const id = { operationId: uuidv7(clock.now()), resumed: false }
     const outcome = await budgets.reserve(caller.accountId, id, reservation)
     if (!outcome.approved) return budgetRefusal(route.protocol, agentId, outcome, estimate)

@@ -13,7 +13,7 @@ export type ModelSpend = {
 
 /** What was used, as the engine writes it into the ledger when a clearance is settled; null for entries of other kinds. */
 const tokens = (name: string): string =>
-  `sum(case when l.detail like '{"input_tokens":%' then (l.detail::json ->> '${name}')::bigint else 0 end)::bigint`
+  `sum(case when l.detail like '{%"input_tokens":%' then (l.detail::json ->> '${name}')::bigint else 0 end)::bigint`
 
 /** Spend and tokens per model in a range, the largest spend first. */
 export async function sumSpendByModel(

@@ -23,11 +23,11 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   metrics: ['core', 'db', 'budgets'],
   proxy: ['core', 'budgets', 'rate', 'prices'],
   usage: ['core', 'db', 'budgets'],
-  dashboard: ['core', 'accounts', 'budgets', 'approvals', 'usage'],
-  status: ['core'],
   governance: ['core', 'db', 'prices', 'budgets'],
   resources: ['core', 'budgets'],
   cli: ['core', 'db', 'governance'],
+  dashboard: ['core', 'accounts', 'budgets', 'approvals', 'usage'],
+  status: ['core'],
   transport: ['core', 'accounts', 'budgets', 'rate', 'idempotency', 'prices', 'billing', 'approvals', 'notifications', 'proxy'],
   pages: ['core', 'accounts', 'budgets', 'rate', 'prices', 'billing', 'approvals', 'notifications', 'dashboard', 'status'],
 }

@@ -1,7 +1,6 @@
 import { expect, it } from 'vitest'
 import { DecisionEngine } from '../../../src/budgets/engine.ts'
 import { loopCounts, purgeLoops } from '../../../src/budgets/loops.store.ts'
-import { PROXY_LOOP } from '../../../src/budgets/loops.ts'
 import { BudgetService, type ClearRequest } from '../../../src/budgets/service.ts'
 import { HOLD_KIND } from '../../../src/budgets/tables.ts'
 import { verifyBalances } from '../../../src/budgets/verify.ts'
@@ -136,7 +135,12 @@ describeEachDatabase('loop limits', (openTestDatabase) => {
   it('stop the twenty-first of the same request in a minute where the proxy asks for its own', async () => {
     const { accountId, here, inTurn } = await setUp(await openTestDatabase())
     await here.setEnvelope(accountId, call(), 'q', { daily: 100 })
-    const answers = await inTurn(22, { agentId: 'q', holdKind: HOLD_KIND.reservation, fingerprint: 'bytes', loop: PROXY_LOOP })
+    const answers = await inTurn(22, {
+      agentId: 'q',
+      holdKind: HOLD_KIND.reservation,
+      fingerprint: 'bytes',
+      loop: { maxRepeats: 20, window_ms: 60_000 },
+    })
     expect(answers.filter((answer) => answer === 'approved')).toHaveLength(20)
     expect(answers.slice(20)).toEqual(['loop_detected', 'loop_detected'])
   })

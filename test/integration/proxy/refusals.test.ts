@@ -99,6 +99,21 @@ describeEachDatabase('what the proxy refuses', (openTestDatabase) => {
     expect(error).toMatchObject({ reason: 'suspended', agent_id: 'stopped/below' })
   })
 
+  it('the same bytes more often than a minute may have, until there was a pause; other bytes go on', async () => {
+    const loopy = await openProxy(database, { config: { PROXY_MAX_REPEATS: 3 } })
+    const call = (content: string) => loopy.post('/v1/chat/completions', { ...CHAT, messages: [{ role: 'user', content }] })
+    for (let time = 0; time < 3; time++) expect((await call('again')).status).toBe(200)
+    const refused = await call('again')
+    expect(refused.status).toBe(403)
+    expect(refused.headers.get('x-should-retry')).toBe('false')
+    expect(await errorOf(refused)).toMatchObject({ type: 'loop_detected', reason: 'loop_detected', agent_id: 'a' })
+    expect((await call('something else')).status).toBe(200)
+    loopy.test.clock.advance(60_000)
+    expect((await call('again')).status).toBe(200)
+    await loopy.isClean()
+    await loopy.stop()
+  })
+
   describe('who calls', () => {
     it('a key of scope agent is its agent, and may name those below it', async () => {
       await setEnvelope({ agent_id: 'team', limit_usd: 3 })

@@ -85,7 +85,7 @@ describe('a governance file', () => {
       expect.stringMatching(/^f:10:1: allowed_models must be a list/),
       expect.stringMatching(/^f:11:1: allowed_tools must be a list/),
       expect.stringMatching(/^f:11:1: allowed_tools must be a list/),
-      expect.stringMatching(/^f:12:1: there is no setting "daily_buget": \[agents.NAME\] takes daily_budget, /),
+      'f:12:1: there is no setting "daily_buget": [agents.NAME] takes daily_budget, monthly_budget, max_tokens_per_request, allowed_models, allowed_tools',
       expect.stringMatching(/^f:13:1: there is no setting "crawler": .*\[agents."team\/crawler"\]/),
       'f:15:1: there is no setting "budgets": a governance file takes [global], [agents.NAME]',
     ])
