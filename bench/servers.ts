@@ -85,9 +85,19 @@ export async function startGvnr(options: GvnrOptions): Promise<RunningServer> {
 }
 
 /** The bare route of bare-server.ts. */
-export async function startBare(): Promise<RunningServer> {
+export const startBare = (): Promise<RunningServer> => startHelper(new URL('./bare-server.ts', import.meta.url))
+
+/** The provider of dummy-provider.ts. */
+export const startProvider = (): Promise<RunningServer> => startHelper(new URL('./dummy-provider.ts', import.meta.url))
+
+/** The pipe of pipe-server.ts in front of a provider. */
+export const startPipe = (providerPort: number): Promise<RunningServer> =>
+  startHelper(new URL('./pipe-server.ts', import.meta.url), String(providerPort))
+
+/** A server of the benchmark's own, which says on which port it listens. */
+async function startHelper(module: URL, ...parameters: string[]): Promise<RunningServer> {
   const startedAt = performance.now()
-  const child = fork(new URL('./bare-server.ts', import.meta.url), { execArgv: ['--import', 'tsx'] })
+  const child = fork(module, parameters, { execArgv: ['--import', 'tsx'] })
   const [{ port }] = (await once(child, 'message')) as [{ port: number }]
   return {
     port,

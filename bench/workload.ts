@@ -1,8 +1,8 @@
 import { createHash } from 'node:crypto'
 import { drawer, randomSource } from './statistics.ts'
 
-/** What is asked for. `bare` goes to the bare server, everything else to gvnr. */
-export type WorkloadKind = 'bare' | 'clear' | 'clear_reconcile' | 'rate_check' | 'idempotency_check'
+/** What is asked for. `bare` goes to the bare server, `chat` also to the dummy provider itself, everything else to gvnr. */
+export type WorkloadKind = 'bare' | 'clear' | 'clear_reconcile' | 'rate_check' | 'idempotency_check' | 'chat'
 
 /** Traffic of one burst: which operation, over which transport, for which accounts and agents. */
 export type Workload = {
@@ -56,6 +56,7 @@ const APPROVAL: Record<WorkloadKind, Buffer | null> = {
   clear_reconcile: null,
   rate_check: Buffer.from('"allowed":true'),
   idempotency_check: Buffer.from('"is_first_call":true'),
+  chat: Buffer.from('"usage":'),
 }
 
 function exchangeOf(workload: Workload, account: number, agent: number): Exchange {
@@ -82,8 +83,17 @@ function exchangeOf(workload: Workload, account: number, agent: number): Exchang
       }
     case 'idempotency_check':
       return { first: build({ tool: 'idempotency_check', path: '/v1/idempotency/check', input: { key: HOLE } }), second: null }
+    case 'chat':
+      return {
+        first: request('/v1/chat/completions', key, chatBody(), `x-gvnr-agent-id: ${agent_id}\r\n`),
+        second: null,
+      }
   }
 }
+
+/** A model call as agents make it. @param more further fields, such as `stream` */
+export const chatBody = (more: Record<string, unknown> = {}): string =>
+  JSON.stringify({ model: 'gpt-4o', max_tokens: 100, messages: [{ role: 'user', content: 'Say hello. '.repeat(40) }], ...more })
 
 type Call = { readonly tool: string; readonly path: string; readonly input: Record<string, unknown> }
 

@@ -18,6 +18,7 @@ import { BillingService } from './billing/service.ts'
 import { billingSettings } from './billing-settings.ts'
 import { DecisionEngine } from './budgets/engine.ts'
 import { HoldFigures } from './budgets/figures.ts'
+import { loopCounts, purgeLoops } from './budgets/loops.store.ts'
 import { BudgetService } from './budgets/service.ts'
 import { type Config, ConfigError } from './config.ts'
 import type { Clock } from './core/clock.ts'
@@ -26,6 +27,9 @@ import { type Caller, createExecutor, type Execute, type Guards, mayCall, type O
 import { SecretBox, secretKeysOf } from './core/secrets.ts'
 import { DashboardService } from './dashboard/service.ts'
 import type { Database } from './db/client.ts'
+import { proxyPolicy } from './governance/hook.ts'
+import { OutageBook } from './governance/outage.ts'
+import type { GovernanceSource } from './governance/source.ts'
 import { IdempotencyService } from './idempotency/service.ts'
 import { Figures } from './metrics/figures.ts'
 import { Metrics } from './metrics/metrics.ts'
@@ -49,7 +53,10 @@ import { servedScript } from './pages/script.ts'
 import { mountStatus } from './pages/status-routes.tsx'
 import { type OperatorPrices, operatorPricesSchema } from './prices/catalogue.ts'
 import { PriceService } from './prices/service.ts'
+import { type Policy, ProxyService } from './proxy/service.ts'
+import { isOpenToStrangers, proxySettings } from './proxy-settings.ts'
 import { RateService } from './rate/service.ts'
+import { BookingService } from './resources/service.ts'
 import { StatusService } from './status/service.ts'
 import { statusChecks } from './status-checks.ts'
 import { Authenticator } from './transport/auth.ts'
@@ -59,9 +66,12 @@ import { clientAddress, errorResponse, type HttpContext, type HttpEnv, requestId
 import { mountMcp } from './transport/mcp.ts'
 import { mountMetrics } from './transport/metrics.ts'
 import { openApiDocument } from './transport/openapi.ts'
+import { mountProxy } from './transport/proxy.ts'
 import { mountRest } from './transport/rest.ts'
 import { ExactRouter } from './transport/router.ts'
 import { mountX402 } from './transport/x402.ts'
+import { AgentSightings } from './usage/agents.store.ts'
+import { AgentService } from './usage/agents.ts'
 import { UsageService } from './usage/service.ts'
 import { VERSION } from './version.ts'
 
@@ -73,22 +83,33 @@ const MAILS_PER_HOUR = 60
 const HOUR_MS = 3_600_000
 const HOUSEKEEPING_MS = 60_000
 const PURGE_ROWS = 5_000
+/** Loop counts are the rows that come and go fastest. */
+const LOOP_PURGE_ROWS = 50_000
 /** How often unanswered approvals are made final, and at most how many at once. */
 const EXPIRE_MS = 5_000
 const EXPIRE_ROWS = 200
 /** How long messages under way may take to end when the process stops. */
 const OUTBOX_DRAIN_MS = 3_000
+/** How long calls that were cut may take to be settled. */
+const PROXY_SETTLE_MS = 3_000
+const MIB = 1024 * 1024
+/** Bodies of calls under way, all together: this many of the largest, and never less than 256 MiB. */
+const PROXY_BODIES = 8
+const PROXY_BODIES_MIN_MIB = 256
 
 export type AppDeps = {
   readonly database: Database
   readonly clock: Clock
   readonly log: Log
+  /** The governance file; without it there are no rules but the accounts' own. */
+  readonly governance?: GovernanceSource
   /** Where spans go; absent for nowhere. */
   readonly tracing?: Tracing<OperationDeps>
 }
 export type AppOptions = {
   readonly checkResults?: boolean
   readonly outbox?: Partial<WorkerOptions>
+  readonly proxy?: { policy?: Policy; renew_ms?: number }
   readonly live?: Partial<LiveOptions>
 }
 
@@ -96,8 +117,12 @@ export type App = {
   readonly fetch: Hono<HttpEnv>['fetch']
   readonly request: Hono<HttpEnv>['request']
   readonly engine: DecisionEngine
+  readonly budgets: BudgetService
   readonly keys: KeyResolver
   readonly billing: BillingService
+  /** What was allowed while the database was away; absent without a governance file. */
+  readonly outage: OutageBook | undefined
+  readonly proxy: ProxyService
   readonly prices: PriceService
   readonly sealer: Sealer
   readonly figures: Figures
@@ -137,13 +162,22 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     { ...deps, delivery, wake, addressOf, sealing, changes: audit },
     { allowPrivate: config.OUTBOUND_ALLOW_PRIVATE },
   )
-  const companions = [approvalDecisions, new DecisionEvents({ ...deps, wake })]
+  const { governance } = deps
+  const policy = () => governance?.policy ?? null
+  const companions = [approvalDecisions, new DecisionEvents({ ...deps, wake }), new AgentSightings(), loopCounts]
   const figures = new Figures(deps, [new HoldFigures(deps).read, outboxFigures(deps), () => paymentFigures(billing)])
-  const metrics = new Metrics<OperationDeps>({ engine: () => engine, figures })
+  const metrics = new Metrics<OperationDeps>({
+    engine: () => engine,
+    figures,
+    governance: () => ({ isUsable: (governance?.status.problems.length ?? 0) === 0, pending: outage?.pending ?? 0 }),
+  })
   const observer = deps.tracing === undefined ? metrics : observedBy(metrics, deps.tracing)
-  const engine: DecisionEngine = new DecisionEngine({ ...deps, companions, observer }, { lanes: config.LANES, ...QUEUE })
-  const budgets = new BudgetService({ ...deps, engine, catalogue })
-  const keys = new KeyResolver(deps, QUEUE)
+  const engine: DecisionEngine = new DecisionEngine({ ...deps, companions, observer, policy }, { lanes: config.LANES, ...QUEUE })
+  const budgets = new BudgetService({ ...deps, engine, catalogue, policy })
+  const outage =
+    governance && new OutageBook({ ...deps, governance, book: budgets.bookAfterwards.bind(budgets) }, config.RGF_JOURNAL_DIR)
+  const bookings = new BookingService({ budgets, outage: outage ?? { allow: async () => false } })
+  const keys = new KeyResolver(deps, { ...QUEUE, trustKnown: () => governance?.failSafe === 'allow' })
   const accounts = new AccountService(
     { ...deps, keys, quota: budgets, events: notifications, changes: audit },
     { trialOps: config.SIGNUP_TRIAL_OPS },
@@ -168,14 +202,32 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
       'x402 payments will fail: https://x402.org/facilitator settles on the test network only. Set CDP keys or FACILITATOR_PRIVATE_KEY',
     )
   const rates = new RateService({ ...deps, onExceeded: (share) => notifications.rateExceeded(share), changes: audit }, QUEUE)
+  const proxy = new ProxyService(
+    {
+      ...deps,
+      budgets,
+      rates,
+      catalogue: () => prices.current,
+      policy: options.proxy?.policy ?? proxyPolicy({ ...deps, policy, budgets }),
+    },
+    { ...proxySettings(config), ...(options.proxy?.renew_ms !== undefined && { renew_ms: options.proxy.renew_ms }) },
+  )
+  if (config.PROXY_OPERATOR_KEYS === 'auto' && isOpenToStrangers(config) && hasProviderKeys(config))
+    log.warn(
+      'provider keys are set but nobody may use them: this server is open to strangers. Set PROXY_OPERATOR_KEYS to the ids of your accounts, or to on',
+    )
   const idempotency = new IdempotencyService(deps, QUEUE)
   const waiters = new DecisionWaiters(deps)
   const approvals = new ApprovalService({ ...deps, budgets, notifications, waiters, changes: audit })
   const usage = new UsageService(deps)
+  const agents = new AgentService({ ...deps, budgets, usage })
   const dashboard = new DashboardService({ ...deps, accounts, budgets, approvals, usage })
   const sessions = new SessionService(deps)
   const operationDeps: OperationDeps = {
     budgets,
+    bookings,
+    agents,
+    clock: deps.clock,
     accounts,
     billing,
     rates,
@@ -203,6 +255,16 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
   const origin = (c: HttpContext) => originOf(c, { publicUrl: config.PUBLIC_URL, trustedProxies: config.TRUST_PROXY })
   const limits = { trustedProxies: config.TRUST_PROXY, bodyLimit_bytes: BODY_LIMIT_BYTES, origin }
   mountX402(app, { operations: paidOperations, execute, auth, log }, { ...limits, publicUrl: config.PUBLIC_URL })
+  const bodyLimit_mib = config.PROXY_BODY_LIMIT_MIB
+  mountProxy(
+    app,
+    { proxy, auth, log },
+    {
+      trustedProxies: config.TRUST_PROXY,
+      bodyLimit_bytes: bodyLimit_mib * MIB,
+      bodiesLimit_bytes: Math.max(PROXY_BODIES_MIN_MIB, PROXY_BODIES * bodyLimit_mib) * MIB,
+    },
+  )
   mountRest(app, { operations, execute, auth, log }, limits)
   mountMcp(
     app,
@@ -216,7 +278,11 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     },
   )
   const document = openApiDocument(operations, { version: VERSION })
-  mountDiscovery(app, { operations, document, ping: deps.database.ping, log }, { version: VERSION, origin })
+  const governanceFile = () => {
+    const { loadedMs, problems } = governance?.status ?? { loadedMs: null, problems: [] }
+    return problems.length > 0 ? ('unusable' as const) : loadedMs === null ? null : ('ok' as const)
+  }
+  mountDiscovery(app, { operations, document, ping: deps.database.ping, governanceFile, log }, { version: VERSION, origin })
   mountMetrics(app, { metrics, auth, log }, { isPublic: config.METRICS_PUBLIC })
   const siteScript = servedScript('site')
   const callFrom = (c: HttpContext, caller: Caller) => ({ caller, ip: clientAddress(c, config.TRUST_PROXY) })
@@ -272,6 +338,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     await accounts.purgeThrottles(PURGE_ROWS)
     await notifications.purge(PURGE_ROWS)
     await approvals.purge(PURGE_ROWS)
+    await purgeLoops(deps.database, deps.clock.now(), LOOP_PURGE_ROWS)
     await sessions.purge(PURGE_ROWS)
   }
   let expiring: NodeJS.Timeout | undefined
@@ -279,8 +346,11 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     fetch: app.fetch,
     request: app.request,
     engine,
+    budgets,
     keys,
     billing,
+    outage,
+    proxy,
     prices,
     sealer,
     figures,
@@ -289,6 +359,8 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     following: dashboardPages.following,
     async start() {
       await keys.start()
+      governance?.start()
+      outage?.start()
       await prices.start()
       await waiters.start()
       outbox.start()
@@ -306,6 +378,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
       )
       housekeeping.unref()
       billing.start()
+      proxy.start()
       sealer.start()
       metrics.start()
       figures.start()
@@ -322,6 +395,9 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
       await figures.stop()
       await prices.stop()
       await waiters.stop()
+      await governance?.stop()
+      await outage?.stop()
+      await proxy.stop(PROXY_SETTLE_MS)
       dashboardPages.release()
       await engine.settled()
       await notifications.settled()
@@ -350,6 +426,8 @@ const isTestFacilitator = (config: Config): boolean => {
   const { facilitator } = billingSettings(config)
   return facilitator.kind === 'url' && new URL(facilitator.url).host === 'x402.org'
 }
+
+const hasProviderKeys = (config: Config): boolean => proxySettings(config).upstreams.some(({ key }) => key !== undefined)
 
 async function paymentFigures(billing: BillingService): Promise<Readonly<Record<string, number>>> {
   const totals = await billing.totals()

@@ -1,6 +1,7 @@
 import { audit } from './cli/audit.ts'
 import { type Command, UsageError } from './cli/command.ts'
 import { keys } from './cli/keys.ts'
+import { rgfCommand } from './cli/rgf.ts'
 import { migrate, start } from './cli/start.ts'
 import { sweep } from './cli/sweep.ts'
 import { verify, verifyPayments } from './cli/verify.ts'
@@ -14,6 +15,7 @@ const COMMANDS: Readonly<Record<string, Command>> = {
   verify,
   'verify-payments': verifyPayments,
   sweep,
+  rgf: rgfCommand,
   audit,
   keys,
 }

@@ -45,6 +45,41 @@ const xpub = z
   )
 const privateKey = z.string().regex(/^0x[0-9a-fA-F]{64}$/, 'must be a private key: 0x and 64 hex digits')
 
+const providerKey = z.string().regex(/^[!-~]+$/, 'must be a key without spaces')
+
+/** Further upstreams of the LLM proxy, as JSON. */
+const upstreamList = z
+  .array(
+    z.strictObject({
+      name: z.string().regex(/^[a-z0-9][a-z0-9_-]{0,63}$/, 'must be 1 to 64 of a-z, 0-9, _ and -'),
+      url: url(['https:', 'http:']),
+      key: providerKey.optional(),
+      prefixes: z.array(z.string().min(1).max(64).toLowerCase()).min(1).max(100).optional(),
+      protocol: z.enum(['openai', 'anthropic']).default('openai'),
+      include_usage: z.boolean().default(true),
+    }),
+  )
+  .max(100)
+
+const upstreams = z.string().transform((value, context) => {
+  const fail = (reason: string) => {
+    context.addIssue({ code: 'custom', message: `must be a JSON list of upstreams (docs/proxy.md): ${reason}` })
+    return z.NEVER
+  }
+  try {
+    const parsed = upstreamList.safeParse(JSON.parse(value))
+    return parsed.success ? parsed.data : fail(z.prettifyError(parsed.error))
+  } catch {
+    return fail('this is not JSON')
+  }
+})
+
+/** Whose calls may use the operator's provider keys. */
+const operatorKeys = z
+  .string()
+  .regex(/^(auto|on|off|[0-9a-f-]{36}(,[0-9a-f-]{36})*)$/, 'must be auto, on, off or account ids with commas between them')
+  .default('auto')
+
 const environmentSchema = z.object({
   PORT: count(8787, 0, 65_535),
   HOST: z.string().min(1).default('127.0.0.1'),
@@ -88,6 +123,22 @@ const environmentSchema = z.object({
     .refine((value) => secretKeysOf(value) !== null, 'must be 32 bytes as 64 hex digits or base64, several separated by commas')
     .optional(),
   OUTBOUND_ALLOW_PRIVATE: flag(false),
+  UPSTREAM_OPENAI_URL: url(['https:', 'http:']).default('https://api.openai.com/v1'),
+  UPSTREAM_OPENAI_KEY: providerKey.optional(),
+  UPSTREAM_ANTHROPIC_URL: url(['https:', 'http:']).default('https://api.anthropic.com/v1'),
+  UPSTREAM_ANTHROPIC_KEY: providerKey.optional(),
+  UPSTREAM_OPENROUTER_URL: url(['https:', 'http:']).default('https://openrouter.ai/api/v1'),
+  UPSTREAM_OPENROUTER_KEY: providerKey.optional(),
+  UPSTREAMS: upstreams.optional(),
+  PROXY_OPERATOR_KEYS: operatorKeys,
+  PROXY_BODY_LIMIT_MIB: count(32, 1, 256),
+  PROXY_TIMEOUT_SECONDS: count(600, 1, 86_400),
+  PROXY_MAX_CALLS: count(5_000, 1, 1_000_000),
+  PROXY_MAX_REPEATS: count(20, 0, 10_000),
+  STREAM_CUTOFF: flag(false),
+  DRAIN_SECONDS: count(8, 1, 3_600),
+  RGF_FILE: z.string().min(1).optional(),
+  RGF_JOURNAL_DIR: z.string().min(1).default('.gvnr-journal'),
   LOG_LEVEL: z.enum(LOG_LEVELS, `must be one of ${LOG_LEVELS.join(', ')}`).default('info'),
 })
 

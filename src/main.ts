@@ -7,6 +7,7 @@ import { SyncedClock } from './core/clock.ts'
 import { createLog, type Log } from './core/log.ts'
 import { type Database, openDatabase } from './db/client.ts'
 import { migrateDatabase } from './db/migrate.ts'
+import { GovernanceFileError, GovernanceSource } from './governance/source.ts'
 import { startTracing } from './metrics/tracing.ts'
 import type { OperationDeps } from './operations.ts'
 import { migrationsFolder } from './package-root.ts'
@@ -14,8 +15,7 @@ import { answerUnparsed } from './transport/unparsed.ts'
 import { VERSION } from './version.ts'
 
 const CLOCK_SYNC_MS = 10_000
-/** How long requests under way may take after SIGTERM, and what then remains for closing the database. */
-const DRAIN_MS = 8_000
+/** What remains after the drain for settling what was cut and closing the database. */
 const CLOSE_MS = 7_000
 const SWEEP_MS = 250
 
@@ -32,6 +32,9 @@ const SERVER_LIMITS = {
 async function main(): Promise<void> {
   const config = readConfig()
   const log = createLog(config.LOG_LEVEL)
+  const clock = new SyncedClock()
+  const governance = new GovernanceSource({ clock, log }, config.RGF_FILE ?? '.rgf')
+  await governance.load({ mustExist: config.RGF_FILE !== undefined })
   const database = await openDatabase({
     url: config.DATABASE_URL,
     dataDir: config.DATA_DIR,
@@ -41,7 +44,6 @@ async function main(): Promise<void> {
     log: (message) => log.info(message),
   })
   await migrateDatabase(database, migrationsFolder())
-  const clock = new SyncedClock()
   const syncClock = () => clock.sync(() => databaseTime(database))
   await syncClock()
   const clockTimer = setInterval(
@@ -53,7 +55,7 @@ async function main(): Promise<void> {
 
   const endpoint = config.OTEL_EXPORTER_OTLP_ENDPOINT
   const tracing = endpoint === undefined ? undefined : await startTracing<OperationDeps>(endpoint, VERSION)
-  const app = createApp(config, { database, clock, log, ...(tracing && { tracing }) })
+  const app = createApp(config, { database, clock, log, governance, ...(tracing && { tracing }) })
   await app.start()
   const server = serve(
     { fetch: app.fetch, port: config.PORT, hostname: config.HOST, serverOptions: SERVER_LIMITS },
@@ -72,6 +74,7 @@ async function main(): Promise<void> {
     process.exit(1)
   })
 
+  const drain_ms = config.DRAIN_SECONDS * 1000
   let stopping = false
   server.prependListener('request', (_request: unknown, response: ServerResponse) => {
     // A client that keeps its connection busy must not keep this process alive: its next answer is the last one there.
@@ -81,9 +84,9 @@ async function main(): Promise<void> {
     if (stopping) return
     stopping = true
     log.info({ signal }, 'stopping: finishing requests under way')
-    setTimeout(() => process.exit(1), DRAIN_MS + CLOSE_MS).unref()
+    setTimeout(() => process.exit(1), drain_ms + CLOSE_MS).unref()
     app.release()
-    await drain(server)
+    await drain(server, drain_ms)
     await app.stop()
     await database.close()
     process.exit(0)
@@ -95,11 +98,11 @@ async function main(): Promise<void> {
  * Answers what is under way and closes each connection after it; whoever has not sent all of a request by the end is cut off. Only the
  * listening socket closes at once: http's own `close` would also cut connections whose next request is on its way.
  */
-async function drain(server: ServerType): Promise<void> {
+async function drain(server: ServerType, limit_ms: number): Promise<void> {
   const closed = new Promise<void>((resolve) => NetServer.prototype.close.call(server, () => resolve()))
   if (!('closeIdleConnections' in server)) return closed
   const sweep = setInterval(() => server.closeIdleConnections(), SWEEP_MS)
-  const cut = setTimeout(() => server.closeAllConnections(), DRAIN_MS)
+  const cut = setTimeout(() => server.closeAllConnections(), limit_ms)
   await closed
   clearInterval(sweep)
   clearTimeout(cut)
@@ -124,6 +127,8 @@ Gvnr answers at ${origin}
 main().catch((error: unknown) => {
   const log: Log = createLog('info')
   if (error instanceof ConfigError) process.stderr.write(`Cannot start: check the environment.\n${error.message}\n`)
+  else if (error instanceof GovernanceFileError)
+    process.stderr.write(`Cannot start: the governance file has mistakes.\n${error.message}\n`)
   else log.fatal({ err: error }, 'cannot start')
   process.exit(1)
 })

@@ -12,10 +12,14 @@ import { channelOperations, type NotificationOperationDeps } from './notificatio
 import { webhookOperations } from './notifications/webhooks.operations.ts'
 import { type PriceDeps, priceOperations } from './prices/operations.ts'
 import { type RateDeps, rateOperations } from './rate/operations.ts'
+import { type BookingDeps, bookingOperations } from './resources/operations.ts'
+import { type UsageDeps, usageOperations } from './usage/operations.ts'
 
 export type OperationDeps = AccountDeps &
   BillingDeps &
   BudgetDeps &
+  BookingDeps &
+  UsageDeps &
   RateDeps &
   IdempotencyDeps &
   PriceDeps &
@@ -27,9 +31,11 @@ export type OperationDeps = AccountDeps &
 /** Everything the product can do. Routes, MCP tools, OpenAPI and the tests of rights are derived from this list. */
 export const operations: readonly Operation<OperationDeps>[] = [
   ...budgetOperations,
+  ...bookingOperations,
   ...rateOperations,
   ...idempotencyOperations,
   ...approvalOperations,
+  ...usageOperations,
   ...dashboardOperations,
   ...accountOperations,
   ...billingOperations,

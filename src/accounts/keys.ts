@@ -2,6 +2,7 @@ import { hash, randomBytes } from 'node:crypto'
 import { LRUCache } from 'lru-cache'
 import { allFulfilled, Batcher } from '../core/batcher.ts'
 import type { Clock } from '../core/clock.ts'
+import { DomainError } from '../core/errors.ts'
 import type { Log } from '../core/log.ts'
 import type { KeyCaller } from '../core/operation.ts'
 import type { Database } from '../db/client.ts'
@@ -36,7 +37,13 @@ export class KeyResolver {
   readonly #database: Database
   readonly #clock: Clock
   readonly #log: Log
-  readonly #known = new LRUCache<string, Known>({ max: CACHED_KEYS, ttl: KEY_TTL_MS, ttlResolution: TTL_RESOLUTION_MS })
+  readonly #known = new LRUCache<string, Known>({
+    max: CACHED_KEYS,
+    ttl: KEY_TTL_MS,
+    ttlResolution: TTL_RESOLUTION_MS,
+    noDeleteOnStaleGet: true,
+  })
+  readonly #trustKnown: () => boolean
   readonly #unknown = new LRUCache<string, true>({ max: UNKNOWN_KEYS, ttl: UNKNOWN_TTL_MS, ttlResolution: TTL_RESOLUTION_MS })
   readonly #lookups: Batcher<Buffer, ApiKeyRow | null>
   readonly #used = new Map<string, { accountId: string; keyId: string; usedMs: number }>()
@@ -46,11 +53,16 @@ export class KeyResolver {
   #timers: NodeJS.Timeout[] = []
   #unlisten: (() => Promise<void>) | undefined
 
-  constructor(deps: { database: Database; clock: Clock; log: Log }, options: { maxBatch: number; maxQueue: number }) {
+  /** @param options `trustKnown` whether a key that was good when last looked at stands while the database cannot be asked */
+  constructor(
+    deps: { database: Database; clock: Clock; log: Log },
+    options: { maxBatch: number; maxQueue: number; trustKnown?: () => boolean },
+  ) {
     this.#database = deps.database
     this.#clock = deps.clock
     this.#log = deps.log
     this.#polledMs = deps.clock.now()
+    this.#trustKnown = options.trustKnown ?? (() => false)
     this.#lookups = new Batcher((hashes) => this.#lookUp(hashes), options)
   }
 
@@ -110,7 +122,14 @@ export class KeyResolver {
 
   async #resolveFromDatabase(hash: string): Promise<KeyCaller | null> {
     const epoch = this.#epoch
-    const row = await this.#lookups.submit(Buffer.from(hash, 'base64'))
+    let row: ApiKeyRow | null
+    try {
+      row = await this.#lookups.submit(Buffer.from(hash, 'base64'))
+    } catch (error) {
+      const known = this.#trustKnown() ? this.#known.get(hash, { allowStale: true }) : undefined
+      if (known && error instanceof DomainError && error.code === 'database_unavailable') return this.#ifLive(known.caller)
+      throw error
+    }
     // A revoked key never comes back, so both may be remembered.
     if (row === null || row.revokedMs !== null) {
       this.#unknown.set(hash, true)

@@ -26,6 +26,7 @@ export function setEnvelope(draft: Draft, command: SetEnvelopeCommand): OutcomeO
     spent: before === null ? NO_SPEND : spentAt(before, draft.clockMs),
     clockMs: draft.clockMs,
     extra: null,
+    loop: command.loop ?? null,
   }
   if (!command.resumed) limit(draft, command, envelope)
   const tightest = tightestOf(command.agentId, envelope, draft.clockMs)
@@ -38,13 +39,17 @@ export function deleteEnvelope(draft: Draft, command: DeleteEnvelopeCommand): Ou
   const before = draft.envelope(command.agentId)
   if (before === null || before.limits.every((limit) => limit === null)) return { existed: false }
   const spent = spentAt(before, draft.clockMs)
-  limit(draft, command, { ...before, limits: NO_LIMITS, spent, clockMs: draft.clockMs, extra: null })
+  limit(draft, command, { ...before, limits: NO_LIMITS, spent, clockMs: draft.clockMs, extra: null, loop: null })
   return { existed: true }
 }
 
 function limit(draft: Draft, command: SetEnvelopeCommand | DeleteEnvelopeCommand, envelope: EnvelopeState): void {
   draft.limit(command.agentId, envelope)
-  const detail = perWindow(envelope.limits)
+  const { loop } = envelope
+  const detail = {
+    ...perWindow(envelope.limits),
+    ...(loop && { loop: { max_repeats: loop.maxRepeats, window_seconds: loop.window_ms / 1000 } }),
+  }
   draft.record({ id: command.id, kind: 'limit', agentId: command.agentId, detail: JSON.stringify(detail) })
 }
 

@@ -1,8 +1,10 @@
 import type { Nanousd } from '../core/money.ts'
 import { decideApproval, deleteEnvelope, grant, reset, setEnvelope, suspend } from './changes.ts'
 import { Draft } from './draft.ts'
-import { extraAt, mapWindows, spentAt, windowAt } from './envelope.ts'
+import { extraAt, mapWindows, NO_ENVELOPE, NO_LIMITS, NO_SPEND, spentAt, windowAt } from './envelope.ts'
+import { LoopWatch } from './loops.ts'
 import { encodeLevels } from './path.ts'
+import type { Policy } from './policy.ts'
 import { release, renew, settle } from './settlement.ts'
 import type {
   AccountChange,
@@ -25,13 +27,15 @@ import { nextReset, WINDOW_COUNT } from './windows.ts'
  *
  * The account's clock never runs backwards: a process whose clock is behind decides at the latest time already used.
  * Every envelope and hold that a command may read must be in `state` (null for an envelope without a row).
+ * @param policy further limits, which hold beside those of the envelopes
  */
 export function decide(
   state: AccountState,
   commands: readonly Command[],
   now_ms: number,
+  policy: Policy | null = null,
 ): { outcomes: Outcome[]; change: AccountChange } {
-  const draft = new Draft(state, now_ms)
+  const draft = new Draft(state, now_ms, policy)
   const outcomes: Outcome[] = []
   for (const [index, command] of inFairOrder(commands)) outcomes[index] = apply(draft, command)
   return { outcomes, change: draft }
@@ -79,8 +83,8 @@ function apply(draft: Draft, command: Command): Outcome {
 }
 
 /**
- * Reasons in the contract's order: no_credits, no_envelope, envelope_exceeded; before them the operator's kill switch. All limits on the path
- * fit, or none is charged.
+ * Reasons in the contract's order: no_credits, no_envelope, envelope_exceeded; before them what more credits would not help against: the kill
+ * switch, the governance file's rules, a loop. All limits on the path fit, or none is charged.
  */
 function clear(draft: Draft, command: ClearCommand): Approval | Denial {
   const existing = command.resumed ? draft.hold(command.id) : undefined
@@ -96,32 +100,82 @@ function clear(draft: Draft, command: ClearCommand): Approval | Denial {
   let tightest: LimitView | null = null
   let suspendedPath: string | undefined
   let fits = true
+  let hasLoopLimit = command.loop !== undefined
   for (const agentId of command.path) {
-    const envelope = draft.envelope(agentId)
+    const further = draft.policy === null ? null : draft.policy.limits(agentId)
+    const envelope = draft.envelope(agentId) ?? (further && NO_ENVELOPE)
     if (envelope === null) continue
     if (envelope.suspendedMs) suspendedPath ??= agentId
+    if (envelope.loop) hasLoopLimit = true
     const spent = spentAt(envelope, draft.clockMs)
     for (let index = 0; index < WINDOW_COUNT; index++) {
-      const limit = envelope.limits[index] ?? null
+      let limit = envelope.limits[index] ?? null
+      let extra = limit !== null && envelope.extra ? extraAt(envelope.extra, index, draft.clockMs) : 0n
+      let file: LimitView['file']
+      const fileLimit = further?.[index] ?? null
+      if (fileLimit !== null && (limit === null || fileLimit < limit + extra)) {
+        file = { ownLimit: limit }
+        limit = fileLimit
+        extra = 0n
+      }
       if (limit === null) continue
-      const extra = envelope.extra ? extraAt(envelope.extra, index, draft.clockMs) : 0n
       const left = limit + extra - (spent[index] ?? 0n)
       if (command.estimate > left) fits = false
-      if (tightest === null || left < tightest.remaining)
+      if (tightest === null || left < tightest.remaining) {
         tightest = { agentId, window: windowAt(index), limit, extra, spent: limit + extra - left, remaining: left, resetMs: 0 }
+        if (file) tightest = { ...tightest, file }
+      }
     }
   }
-  if (suspendedPath !== undefined) return { ...deny(draft, command, 'suspended', null), suspendedPath }
-  if (draft.ops < 1n) return deny(draft, command, 'no_credits', null)
-  if (tightest === null) return deny(draft, command, 'no_envelope', null)
-  if (!fits) return deny(draft, command, 'envelope_exceeded', { ...tightest, resetMs: nextReset(tightest.window, draft.clockMs) })
+  const loop = hasLoopLimit ? LoopWatch.of(draft, command) : null
+  if (!command.forced) {
+    const reason = denialReason(draft, command, {
+      isSuspended: suspendedPath !== undefined,
+      isLoop: loop?.isLoop === true,
+      isLimited: tightest !== null,
+      fits,
+    })
+    if (reason !== null) {
+      const said = loop?.denied(reason) ? 'loop_detected' : reason
+      const limit = reason === 'envelope_exceeded' || reason === 'loop_detected' ? tightest : null
+      return {
+        ...deny(draft, command, said, limit && { ...limit, resetMs: nextReset(limit.window, draft.clockMs) }),
+        ...(said !== reason && { underlying: reason }),
+        ...(suspendedPath !== undefined && { suspendedPath }),
+      }
+    }
+  }
 
-  const remaining = tightest.remaining - command.estimate
+  const remaining = (tightest?.remaining ?? command.estimate) - command.estimate
+  if (draft.ops < 1n) repayOp(draft, command.id)
   draft.ops -= 1n
   draft.changed = true
   const hold = holdOf(draft, command, charge(draft, command.path, command.estimate), remaining)
   draft.newHolds.push(hold)
-  return { approved: true, holdId: hold.holdId, remaining, ops: draft.ops, expiresMs: hold.expiresMs }
+  const approval = { approved: true as const, holdId: hold.holdId, remaining, ops: draft.ops, expiresMs: hold.expiresMs }
+  return hold.kind === HOLD_KIND.booking ? { ...approval, limits: draft.limits(command.path) } : approval
+}
+
+type Findings = {
+  readonly isSuspended: boolean
+  readonly isLoop: boolean
+  readonly isLimited: boolean
+  readonly fits: boolean
+}
+
+function denialReason(draft: Draft, command: ClearCommand, found: Findings): DenialReason | null {
+  if (found.isSuspended) return 'suspended'
+  if (command.refused !== undefined) return command.refused
+  if (found.isLoop) return 'loop_detected'
+  if (draft.ops < 1n) return 'no_credits'
+  if (!found.isLimited) return 'no_envelope'
+  return found.fits ? null : 'envelope_exceeded'
+}
+
+/** What was allowed while the database was away has to be counted also when the quota is empty by now: it is given the op it burns. */
+function repayOp(draft: Draft, id: string): void {
+  draft.ops += 1n
+  draft.record({ id, kind: 'correction', ops: 1n, detail: 'allowed while the database was away, with an empty quota' })
 }
 
 function holdOf(draft: Draft, command: ClearCommand, charged: string, remaining: Nanousd): HoldState {
@@ -165,15 +219,23 @@ function deny(draft: Draft, command: ClearCommand, reason: DenialReason, tightes
     atMs: draft.clockMs,
   })
   const left = tightest?.remaining ?? 0n
-  return { approved: false, reason, remaining: left < 0n ? 0n : left, tightest }
+  const denial = { approved: false as const, reason, remaining: left < 0n ? 0n : left, tightest }
+  return command.holdKind === HOLD_KIND.booking ? { ...denial, limits: draft.limits(command.path) } : denial
 }
 
-/** Adds to every envelope of the path that has a row, deleted ones too. @returns the levels charged */
+/** Adds to every envelope of the path that has a row, deleted ones too, or that the policy limits. @returns the levels charged */
 function charge(draft: Draft, path: readonly string[], amount: Nanousd): string {
   const levels: number[] = []
   for (const [level, agentId] of path.entries()) {
     const envelope = draft.envelope(agentId)
-    if (envelope === null) continue
+    if (envelope === null) {
+      // The first spend that the governance file counts here makes the row; its own limits are no part of it.
+      if (!draft.policy?.limits(agentId)) continue
+      levels.push(level)
+      const spent = mapWindows(NO_SPEND, () => amount)
+      draft.limit(agentId, { limits: NO_LIMITS, spent, clockMs: draft.clockMs, createdMs: draft.clockMs })
+      continue
+    }
     levels.push(level)
     const spent = spentAt(envelope, draft.clockMs)
     draft.charge(agentId, { ...envelope, spent: mapWindows(spent, (value) => value + amount), clockMs: draft.clockMs })

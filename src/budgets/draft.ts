@@ -1,5 +1,6 @@
 import type { Nanousd } from '../core/money.ts'
-import { tighter, tightestOf } from './envelope.ts'
+import { limitsOf, NO_ENVELOPE, tighter, tightestOf } from './envelope.ts'
+import type { Policy } from './policy.ts'
 import type {
   AccountChange,
   AccountState,
@@ -9,6 +10,8 @@ import type {
   HoldState,
   LedgerEntry,
   LimitView,
+  LoopEntry,
+  LoopState,
 } from './state.ts'
 
 type Entry = Pick<LedgerEntry, 'id' | 'kind'> & Partial<LedgerEntry>
@@ -22,14 +25,18 @@ export class Draft implements AccountChange {
   readonly charged = new Map<string, EnvelopeState>()
   readonly limited = new Map<string, EnvelopeState>()
   readonly newHolds: HoldState[] = []
-  readonly renewedHolds: HoldState[] = []
   readonly denials: DenialEntry[] = []
   readonly ledger: LedgerEntry[] = []
   readonly decisions: DecisionEntry[] = []
+  readonly policy: Policy | null
+  loops?: Map<string, LoopEntry>
   readonly #resolved = new Map<string, HoldState>()
+  /** None that is also resolved: one statement writes both, and of two updates of a row PostgreSQL makes only one. */
+  readonly #renewed = new Map<string, HoldState>()
 
-  constructor(account: AccountState, now_ms: number) {
+  constructor(account: AccountState, now_ms: number, policy: Policy | null) {
     this.account = account
+    this.policy = policy
     this.ops = account.ops
     this.clockMs = Math.max(now_ms, account.clockMs)
   }
@@ -43,16 +50,27 @@ export class Draft implements AccountChange {
     return [...this.#resolved.values()]
   }
 
+  get renewedHolds(): HoldState[] {
+    return [...this.#renewed.values()]
+  }
+
   envelope(agentId: string): EnvelopeState | null {
     return this.limited.get(agentId) ?? this.charged.get(agentId) ?? this.account.envelopes.get(agentId) ?? null
   }
 
   hold(holdId: string): HoldState | undefined {
-    return this.#resolved.get(holdId) ?? this.account.holds.get(holdId)
+    return this.#resolved.get(holdId) ?? this.#renewed.get(holdId) ?? this.account.holds.get(holdId)
   }
 
   resolve(hold: HoldState): void {
     this.#resolved.set(hold.holdId, hold)
+    this.#renewed.delete(hold.holdId)
+  }
+
+  /** Moves the expiry of an open hold. */
+  renew(hold: HoldState): void {
+    this.#renewed.set(hold.holdId, hold)
+    this.changed = true
   }
 
   /** Stores the spend of an envelope that has a row. */
@@ -78,10 +96,32 @@ export class Draft implements AccountChange {
     let tightest: LimitView | null = null
     for (const agentId of path) {
       const envelope = this.envelope(agentId)
-      const own = envelope && tightestOf(agentId, envelope, this.clockMs)
+      const further = this.policy?.limits(agentId) ?? null
+      if (envelope === null && further === null) continue
+      const own = tightestOf(agentId, envelope ?? NO_ENVELOPE, this.clockMs, further)
       if (own) tightest = tighter(tightest, own)
     }
     return tightest
+  }
+
+  /** Every limit on a path, widest level first. */
+  limits(path: readonly string[]): LimitView[] {
+    return path.flatMap((agentId) => {
+      const envelope = this.envelope(agentId)
+      const further = this.policy?.limits(agentId) ?? null
+      return envelope === null && further === null ? [] : limitsOf(agentId, envelope ?? NO_ENVELOPE, this.clockMs, further)
+    })
+  }
+
+  loop(key: string): LoopState | undefined {
+    return this.loops?.get(key)?.state ?? this.account.loops?.get(key)
+  }
+
+  /** What was counted is part of what the next decision reads: it moves the account. */
+  countLoop(key: string, entry: LoopEntry): void {
+    this.loops ??= new Map()
+    this.loops.set(key, entry)
+    this.changed = true
   }
 
   /** What the tightest limit on a path has left, never below 0; 0 where nothing caps it. */

@@ -7,6 +7,7 @@ import { AccountCache, type CachedAccount } from './cache.ts'
 import type { Companion } from './companion.ts'
 import { decide } from './decide.ts'
 import { loadMissing } from './load.ts'
+import { noPolicy, type PolicySource } from './policy.ts'
 import type { AccountChange, Command, Outcome, OutcomeOf } from './state.ts'
 import { type LaneSql, lockAccounts, writeChanges } from './store.ts'
 
@@ -49,18 +50,26 @@ export class DecisionEngine {
   readonly #lane: LaneSql
   readonly #clock: Clock
   readonly #companions: readonly Companion[]
+  readonly #policy: PolicySource
   readonly #observer: EngineObserver | undefined
   readonly #lanes: Batcher<Item, Outcome>[]
   readonly #cache = new AccountCache()
 
   constructor(
-    deps: { database: Database; clock: Clock; companions?: readonly Companion[]; observer?: EngineObserver },
+    deps: {
+      database: Database
+      clock: Clock
+      companions?: readonly Companion[]
+      policy?: PolicySource
+      observer?: EngineObserver
+    },
     options: EngineOptions,
   ) {
     this.#database = deps.database
     this.#lane = { sql: deps.database.laneSql, prepare: deps.database.prepare }
     this.#clock = deps.clock
     this.#companions = deps.companions ?? []
+    this.#policy = deps.policy ?? noPolicy
     this.#observer = deps.observer
     this.#lanes = Array.from(
       { length: options.lanes },
@@ -166,11 +175,12 @@ export class DecisionEngine {
     const outcomes = new Map<string, Outcome[]>()
     const changes: AccountChange[] = []
     const accounts = new Map<string, CachedAccount>()
+    const policy = this.#policy()
     for (const [index, group] of groups.entries()) {
       const ready = loaded[index]
       if (ready === 'moved') outcomes.set(group.accountId, [])
       if (!ready || ready === 'moved') continue
-      const decision = decide(ready.state, ready.commands, now_ms)
+      const decision = decide(ready.state, ready.commands, now_ms, policy)
       outcomes.set(group.accountId, decision.outcomes)
       changes.push(decision.change)
       accounts.set(group.accountId, ready.cached)

@@ -4,6 +4,8 @@ import { hasRolled, instanceStart, nextReset, WINDOW_COUNT, WINDOWS } from './wi
 
 export const NO_SPEND: PerWindow<Nanousd> = [0n, 0n, 0n, 0n, 0n]
 export const NO_LIMITS: PerWindow<null> = [null, null, null, null, null]
+/** An envelope without a row: nothing is limited and nothing was spent. */
+export const NO_ENVELOPE: EnvelopeState = { limits: NO_LIMITS, spent: NO_SPEND, clockMs: 0, createdMs: 0 }
 const HOUR = 3_600_000
 
 export const mapWindows = <T, R>(values: PerWindow<T>, f: (value: T, index: number) => R): PerWindow<R> => [
@@ -28,14 +30,26 @@ export function extraAt(extra: Extra | null | undefined, index: number, at_ms: n
   return hasRolled(windowAt(index), extra.clockMs, at_ms) ? 0n : (extra.amounts[index] ?? 0n)
 }
 
-/** Every limit of one envelope with what is left of it, never below 0. */
-export function limitsOf(agentId: string, envelope: EnvelopeState, at_ms: number): LimitView[] {
+/**
+ * Every limit of one envelope with what is left of it, never below 0.
+ * @param further the governance file's limits: in each window the one that leaves less is shown
+ */
+export function limitsOf(
+  agentId: string,
+  envelope: EnvelopeState,
+  at_ms: number,
+  further: PerWindow<Nanousd | null> | null = null,
+): LimitView[] {
   const spent = spentAt(envelope, at_ms)
   const limits: LimitView[] = []
   for (let index = 0; index < WINDOW_COUNT; index++) {
-    const limit = envelope.limits[index] ?? null
+    const own = envelope.limits[index] ?? null
+    const raised = own === null ? 0n : extraAt(envelope.extra, index, at_ms)
+    const fileLimit = further?.[index] ?? null
+    const isFile = fileLimit !== null && (own === null || fileLimit < own + raised)
+    const limit = isFile ? fileLimit : own
     if (limit === null) continue
-    const extra = extraAt(envelope.extra, index, at_ms)
+    const extra = isFile ? 0n : raised
     const left = limit + extra - (spent[index] ?? 0n)
     limits.push({
       agentId,
@@ -45,6 +59,7 @@ export function limitsOf(agentId: string, envelope: EnvelopeState, at_ms: number
       spent: spent[index] ?? 0n,
       remaining: left < 0n ? 0n : left,
       resetMs: nextReset(windowAt(index), at_ms),
+      ...(isFile && { file: { ownLimit: own } }),
     })
   }
   return limits
@@ -53,8 +68,12 @@ export function limitsOf(agentId: string, envelope: EnvelopeState, at_ms: number
 export const tighter = (a: LimitView | null, b: LimitView): LimitView => (a === null || b.remaining < a.remaining ? b : a)
 
 /** The limit of an envelope with the least left; null for a deleted one. */
-export const tightestOf = (agentId: string, envelope: EnvelopeState, at_ms: number): LimitView | null =>
-  limitsOf(agentId, envelope, at_ms).reduce<LimitView | null>(tighter, null)
+export const tightestOf = (
+  agentId: string,
+  envelope: EnvelopeState,
+  at_ms: number,
+  further: PerWindow<Nanousd | null> | null = null,
+): LimitView | null => limitsOf(agentId, envelope, at_ms, further).reduce<LimitView | null>(tighter, null)
 
 /**
  * What a raise starts from, as one comparable line: the cap and the one-off raise it adds to, and for a one-off the window instance it would

@@ -1,6 +1,8 @@
 import type { AccountCache, CachedAccount } from './cache.ts'
+import { type LoopName, loadLoops } from './loops.store.ts'
+import { fingerprintOf, loopKey, loopLimitOf } from './loops.ts'
 import { ACCOUNT_PATH, pathOf } from './path.ts'
-import type { AccountState, ApprovalDecision, Command, HoldState } from './state.ts'
+import type { AccountState, ApprovalDecision, Command, HoldState, LoopState } from './state.ts'
 import {
   type LaneSql,
   type LoadedDecision,
@@ -33,7 +35,7 @@ export async function loadMissing(
   for (const { accountId, commands } of groups) {
     const cached = cache.get(accountId)
     if (cached && commands.every((command) => isClearOf(cached, command)))
-      ready.set(accountId, { cached, state: stateOf(cached, undefined), commands })
+      ready.set(accountId, { cached, state: stateOf(cached, undefined, undefined), commands })
   }
   for (let round = 0; round < MAX_ROUNDS && ready.size < groups.length; round++) {
     const open = await findResumed(
@@ -43,11 +45,14 @@ export async function loadMissing(
     )
     const holds = await holdsFor(lane, cache, open, now_ms)
     await envelopesFor(lane, cache, open, holds)
+    const loops = await loopsFor(lane, cache, open)
     for (const request of open) {
       const cached = cache.get(request.accountId)
       if (cached === undefined) ready.set(request.accountId, null)
-      else if (isConsistent(cached, request, holds.get(request.accountId)))
-        ready.set(request.accountId, { cached, state: stateOf(cached, holds.get(request.accountId)), commands: request.commands })
+      else if (isConsistent(cached, request, holds.get(request.accountId), loops.get(request.accountId))) {
+        const state = stateOf(cached, holds.get(request.accountId), loops.get(request.accountId))
+        ready.set(request.accountId, { cached, state, commands: request.commands })
+      }
     }
   }
   return groups.map(({ accountId }) => {
@@ -56,10 +61,13 @@ export async function loadMissing(
   })
 }
 
-/** A clearance for which the cache has everything: nearly every command is one. */
+/** A clearance for which the cache has everything: nearly every command is one. What a loop limit counts, the cache has not. */
 function isClearOf(cached: CachedAccount, command: Command): boolean {
-  if (command.kind !== 'clear' || command.resumed) return false
-  for (const level of command.path) if (!cached.envelopes.has(level)) return false
+  if (command.kind !== 'clear' || command.resumed || command.loop !== undefined) return false
+  for (const level of command.path) {
+    const envelope = cached.envelopes.get(level)
+    if (envelope === undefined || envelope?.loop) return false
+  }
   return true
 }
 
@@ -73,7 +81,10 @@ type HoldSet = {
 const NO_HOLDS: ReadonlyMap<string, HoldState> = new Map()
 const NO_DECISIONS: ReadonlyMap<string, ApprovalDecision> = new Map()
 
-const stateOf = (cached: CachedAccount, set: HoldSet | undefined): AccountState => ({
+/** What loop limits have counted, as of the account's version; null when reads of different versions were mixed. */
+type LoopSet = { version: bigint | null; readonly states: Map<string, LoopState> }
+
+const stateOf = (cached: CachedAccount, set: HoldSet | undefined, loops: LoopSet | undefined): AccountState => ({
   accountId: cached.accountId,
   version: cached.version,
   ops: cached.ops,
@@ -82,9 +93,16 @@ const stateOf = (cached: CachedAccount, set: HoldSet | undefined): AccountState 
   holds: set?.holds ?? NO_HOLDS,
   decisions: set?.decisions ?? NO_DECISIONS,
   events: cached.events,
+  ...(loops && { loops: loops.states }),
 })
 
-function isConsistent(cached: CachedAccount, request: LoadRequest, set: HoldSet | undefined): boolean {
+function isConsistent(
+  cached: CachedAccount,
+  request: LoadRequest,
+  set: HoldSet | undefined,
+  loops: LoopSet | undefined,
+): boolean {
+  if (loops !== undefined && loops.version !== cached.version) return false
   if (request.asOf !== undefined && request.asOf !== cached.version) return false
   if (set !== undefined && set.version !== cached.version) return false
   for (const agentId of agentsOf(request, set)) if (!cached.envelopes.has(agentId)) return false
@@ -118,6 +136,34 @@ async function envelopesFor(
   }
   if (pairs.length === 0) return
   for (const row of await loadEnvelopes(lane, pairs)) cache.adopt(row).envelopes.set(row.agentId, row.envelope)
+}
+
+/** Read anew for each batch, and only for clearances that a loop limit applies to: nobody else pays for it. */
+async function loopsFor(
+  lane: LaneSql,
+  cache: AccountCache,
+  requests: readonly AccountCommands[],
+): Promise<ReadonlyMap<string, LoopSet>> {
+  const names = new Map<string, LoopName>()
+  for (const { accountId, commands } of requests) {
+    const envelopes = cache.get(accountId)?.envelopes
+    if (envelopes === undefined) continue
+    for (const command of commands) {
+      if (command.kind !== 'clear' || loopLimitOf(command, (agentId) => envelopes.get(agentId)) === null) continue
+      const fingerprint = fingerprintOf(command)
+      names.set(`${accountId}\n${loopKey(command.agentId, fingerprint)}`, [accountId, command.agentId, fingerprint])
+    }
+  }
+  const sets = new Map<string, LoopSet>()
+  if (names.size === 0) return sets
+  for (const row of await loadLoops(lane, [...names.values()])) {
+    cache.adopt(row)
+    const set = sets.get(row.accountId) ?? { version: row.version, states: new Map() }
+    if (set.version !== row.version) set.version = null
+    if (row.state) set.states.set(loopKey(row.agentId, row.fingerprint), row.state)
+    sets.set(row.accountId, set)
+  }
+  return sets
 }
 
 async function holdsFor(

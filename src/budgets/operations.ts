@@ -3,7 +3,7 @@ import { ceilDiv, type Nanousd, usdFromNanousd } from '../core/money.ts'
 import { defineOperation } from '../core/operation.ts'
 import { agentIdSchema, integer, modelSchema, plainLine, text } from '../core/text.ts'
 import type { BudgetService, EnvelopeView, Refusal } from './service.ts'
-import { DENIAL_REASONS, type DenialReason, type LimitView } from './state.ts'
+import { DENIAL_REASONS, type DenialReason, type LimitView, type LoopLimit } from './state.ts'
 import { WINDOWS } from './windows.ts'
 
 export type BudgetDeps = { readonly budgets: BudgetService }
@@ -27,9 +27,23 @@ const windowView = z.object({
   spent_usd: usd,
   remaining_usd: usd,
   reset_at: unixMs,
+  origin: z
+    .literal('file')
+    .optional()
+    .describe("Set when this limit comes from the operator's governance file, which is stricter here than what the account set"),
+  account_limit_usd: usd.optional().describe('With origin: what the account set, where it set one'),
 })
+const loopSchema = z
+  .strictObject({
+    max_repeats: integer(1, 10_000).describe('How many identical clearances are let through within the window'),
+    window_seconds: integer(1, 86_400).describe('Once there were more, they are denied until none came for this long'),
+  })
+  .describe(
+    'Denies identical clearances (same agent, model and tokens) beyond max_repeats with loop_detected. Off when left out.',
+  )
 const envelopeView = windowView.extend({
   agent_id: z.string(),
+  loop: loopSchema.optional(),
   limits: z.array(windowView).describe('Every window of this envelope; the top-level fields are the tightest'),
 })
 
@@ -40,10 +54,14 @@ const limitJson = (limit: LimitView) => ({
   spent_usd: usdFromNanousd(limit.spent),
   remaining_usd: usdFromNanousd(limit.remaining),
   reset_at: limit.resetMs,
+  ...(limit.file && { origin: 'file' as const }),
+  ...(limit.file?.ownLimit != null && { account_limit_usd: usdFromNanousd(limit.file.ownLimit) }),
 })
+const loopJson = (loop: LoopLimit) => ({ max_repeats: loop.maxRepeats, window_seconds: loop.window_ms / 1000 })
 const envelopeJson = (envelope: EnvelopeView) => ({
   agent_id: envelope.agentId,
   ...limitJson(envelope.tightest),
+  ...(envelope.loop && { loop: loopJson(envelope.loop) }),
   limits: envelope.limits.map(limitJson),
 })
 
@@ -66,6 +84,7 @@ export const setEnvelope = defineOperation({
         .partial()
         .optional()
         .describe('Instead of limit_usd and window: one cap per window'),
+      loop: loopSchema.optional(),
     })
     .superRefine((input, context) => {
       const fail = (field: string, message: string) => context.addIssue({ code: 'custom', path: [field], message })
@@ -86,16 +105,25 @@ export const setEnvelope = defineOperation({
       .partial()
       .optional()
       .describe('The whole set, when it was set as limits'),
+    loop: loopSchema.optional(),
   }),
   tool: { readOnlyHint: false, destructiveHint: false, idempotentHint: true, openWorldHint: false },
   async run({ budgets }: BudgetDeps, input, context) {
     const limits = input.limits ?? { [input.window ?? 'daily']: input.limit_usd }
-    const { tightest } = await budgets.setEnvelope(context.caller.accountId, context, input.agent_id, limits)
+    const { loop } = input
+    const { tightest } = await budgets.setEnvelope(
+      context.caller.accountId,
+      context,
+      input.agent_id,
+      limits,
+      loop ? { maxRepeats: loop.max_repeats, window_ms: loop.window_seconds * 1000 } : null,
+    )
     const result = {
       success: true as const,
       agent_id: input.agent_id,
       limit_usd: usdFromNanousd(tightest.limit),
       window: tightest.window,
+      ...(loop && { loop }),
     }
     return input.limits ? { ...result, limits: input.limits } : result
   },
@@ -159,9 +187,15 @@ export const deleteEnvelope = defineOperation({
   },
 })
 
+/** What to do about a denial, by reason. */
 const NEXT_STEP: Record<DenialReason, string> = {
   suspended:
     'Spending is suspended for limit_agent_id and everything below it. Stop, and ask the account owner; calling again is denied until it is resumed.',
+  model_not_allowed: "The operator's governance file does not allow this model for this agent. Use one that it allows.",
+  max_tokens_exceeded: "This is more than the operator's governance file allows this agent per request. Ask for fewer tokens.",
+  tool_not_allowed: "The operator's governance file does not allow this action for this agent. Use one that it allows.",
+  loop_detected:
+    'This agent keeps asking for the same thing. Stop and change something: the prompt, the model or the plan; or ask a human. Identical calls are denied until there were none for a while.',
   no_credits:
     'The account has no operations left. Ask its owner to buy some (/pay, or POST /v1/account/topup) or the operator to grant some (POST /v1/admin/seed), then call again.',
   no_envelope:
@@ -192,23 +226,37 @@ function approvalRequest(denial: Refusal, tightest: LimitView, asked: { agent_id
   }
 }
 
+/** What a caller should do about a denial. */
+export function hintOf(denial: Refusal): string {
+  if (denial.policy) return denial.policy.message
+  if (denial.underlying) return `${NEXT_STEP.loop_detected} It was denied before because: ${NEXT_STEP[denial.underlying]}`
+  if (denial.reason === 'envelope_exceeded' && denial.tightest?.file) return FILE_LIMIT
+  return NEXT_STEP[denial.reason]
+}
+
+const FILE_LIMIT =
+  "Do not make the call. This limit is in the operator's governance file, which nobody can raise through this interface: ask for at most max_affordable_tokens, wait until reset_at, or ask the operator."
+
 const denialJson = (denial: Refusal, asked: { agent_id: string; model: string }) => {
   const base = {
     approved: false as const,
     remaining_usd: usdFromNanousd(denial.remaining),
     reason: denial.reason,
-    hint: NEXT_STEP[denial.reason],
+    hint: hintOf(denial),
   }
   if (denial.suspendedPath !== undefined) return { ...base, limit_agent_id: denial.suspendedPath }
   if (denial.tightest === null) return base
   const { agentId, window, limit, resetMs } = denial.tightest
-  const request = denial.reason === 'envelope_exceeded' ? approvalRequest(denial, denial.tightest, asked) : undefined
+  const mayAsk = denial.reason === 'envelope_exceeded' && denial.tightest.file === undefined
+  const request = mayAsk ? approvalRequest(denial, denial.tightest, asked) : undefined
   return {
     ...base,
     limit_agent_id: agentId,
     window,
     limit_usd: usdFromNanousd(limit),
     reset_at: resetMs,
+    ...(denial.tightest.file && { limit_origin: 'file' as const }),
+    ...(denial.underlying && { underlying_reason: denial.underlying }),
     max_affordable_tokens: denial.affordableTokens,
     ...(request && { approval_request: request }),
   }
@@ -244,6 +292,8 @@ export const budgetClear = defineOperation({
     window: windowSchema.optional(),
     limit_usd: usd.optional(),
     reset_at: unixMs.optional(),
+    limit_origin: z.literal('file').optional().describe("The limit is in the operator's governance file"),
+    underlying_reason: z.enum(DENIAL_REASONS).optional().describe('Why it was denied before it became a loop'),
     max_affordable_tokens: z.number().int().optional().describe('The largest estimated_tokens that would fit now'),
     approval_request: z
       .object({

@@ -7,15 +7,20 @@ import { withDatabaseFailure } from '../db/failure.ts'
 import type { Catalogue } from '../prices/catalogue.ts'
 import { affordableTokens, estimateNanousd, type TokenRates } from '../prices/cost.ts'
 import type { DecisionEngine } from './engine.ts'
-import { extraAt, limitsOf, spentAt, termsOf } from './envelope.ts'
+import { extraAt, limitsOf, NO_ENVELOPE, spentAt, termsOf, tighter } from './envelope.ts'
+import { PROXY_LOOP } from './loops.ts'
 import { pathOf } from './path.ts'
+import { noPolicy, type PolicyRefusal, type PolicySource } from './policy.ts'
 import type {
   Approval,
+  ClearCommand,
   DecideCommand,
   Denial,
   DenialReason,
+  EnvelopeState,
   GrantKind,
   LimitView,
+  LoopLimit,
   OutcomeOf,
   PerWindow,
   Raise,
@@ -23,7 +28,7 @@ import type {
   Unresolved,
   Usage,
 } from './state.ts'
-import { type EnvelopeFilter, type LaneSql, loadLedgerEntries, readEnvelopes } from './store.ts'
+import { type EnvelopeFilter, type LaneSql, loadEnvelopes, loadLedgerEntries, readEnvelopes } from './store.ts'
 import { HOLD_KIND, type HoldKind } from './tables.ts'
 import { nextReset, WINDOWS, type Window } from './windows.ts'
 
@@ -38,12 +43,30 @@ export type ClearRequest = {
   readonly hold_ms: number
   /** A clearance when absent. */
   readonly holdKind?: HoldKind
+  /** What makes two requests the same for loop limits, e.g. a hash of the prompt; model and estimate when absent. */
+  readonly fingerprint?: string
+  /** The loop limit where no envelope on the path sets one; none when absent. */
+  readonly loop?: LoopLimit
+}
+/** A call that is about to be forwarded. */
+export type Reservation = {
+  readonly agentId: string
+  readonly model: string
+  readonly estimate: Nanousd
+  readonly rates: TokenRates
+  readonly hold_ms: number
+  /** The same for calls that are the same byte for byte. */
+  readonly fingerprint?: string
+  /** The loop limit where no envelope on the path sets one; none when absent. */
+  readonly loop?: LoopLimit
 }
 /** Something bought that is no model call, at a known price. */
 export type Purchase = {
   readonly agentId: string
-  /** What is stored where a clearance has its model; up to 128 characters. */
+  /** What is stored where a clearance has its model. */
   readonly label: string
+  /** What the governance file's `allowed_tools` are compared with; nothing is compared when absent. */
+  readonly tool?: string
   readonly cost: Nanousd
   /** JSON, kept with the booking. */
   readonly detail: string
@@ -54,6 +77,10 @@ export type Refusal = {
   readonly remaining: Nanousd
   readonly tightest: LimitView | null
   readonly suspendedPath?: string
+  readonly underlying?: DenialReason
+  readonly limits?: readonly LimitView[]
+  /** What the governance file allows, when it refused. */
+  readonly policy?: PolicyRefusal
   readonly affordableTokens: number
   /** How much more the tightest limit would have to have left. */
   readonly shortfall: Nanousd
@@ -69,7 +96,19 @@ export type RaiseView = {
   readonly terms: string
 }
 
-export type EnvelopeView = { readonly agentId: string; readonly tightest: LimitView; readonly limits: readonly LimitView[] }
+export type EnvelopeView = {
+  readonly agentId: string
+  readonly tightest: LimitView
+  readonly limits: readonly LimitView[]
+  readonly loop: LoopLimit | null
+}
+
+export type Standing = {
+  /** null: nothing counts here yet. */
+  readonly spent: PerWindow<Nanousd> | null
+  readonly limits: readonly LimitView[]
+  readonly suspendedMs: number | null
+}
 
 /** Envelopes, clearances and their settlement (contract section 3). */
 export class BudgetService {
@@ -78,51 +117,97 @@ export class BudgetService {
   /** The general pool: reads here must not make decisions queue. */
   readonly #lane: LaneSql
   readonly #clock: Clock
+  readonly #policy: PolicySource
 
-  constructor(deps: { engine: DecisionEngine; catalogue: Catalogue; database: Database; clock: Clock }) {
+  /** @param deps `policy` must be the engine's */
+  constructor(deps: {
+    engine: DecisionEngine
+    catalogue: Catalogue
+    database: Database
+    clock: Clock
+    policy?: PolicySource
+  }) {
     this.#engine = deps.engine
     this.#catalogue = deps.catalogue
     this.#lane = { sql: deps.database.sql, prepare: deps.database.prepare }
     this.#clock = deps.clock
+    this.#policy = deps.policy ?? noPolicy
   }
 
   /** Prices a planned call and decides it. No call leaves this process but the one to the database. */
   async clear(accountId: string, call: CallId, request: ClearRequest): Promise<Approval | Refusal> {
     const rate = this.#catalogue.rateFor(request.model, request.estimatedInputTokens)
     const estimate = estimateNanousd(rate, request.estimatedTokens, request.estimatedInputTokens)
+    const path = pathOf(request.agentId)
+    const refusal = this.#policy()?.refusal(path, { model: request.model, maxTokens: request.estimatedTokens }) ?? null
     const outcome = await this.#engine.submit(accountId, {
       kind: 'clear',
       id: call.operationId,
       resumed: call.resumed,
       agentId: request.agentId,
-      path: pathOf(request.agentId),
+      path,
       model: request.model,
       estimate,
       rates: rate,
       hold_ms: request.hold_ms,
       ...(request.holdKind !== undefined && { holdKind: request.holdKind }),
+      ...(request.fingerprint !== undefined && { fingerprint: request.fingerprint }),
+      ...(request.loop !== undefined && { loop: request.loop }),
+      ...(refusal && { refused: refusal.reason }),
     })
     if (outcome.approved) return outcome
     const tokens = outcome.tightest === null ? 0 : affordableTokens(rate, outcome.remaining, request.estimatedInputTokens)
-    return refusalOf(outcome, estimate, tokens)
+    return refusalOf(outcome, estimate, tokens, refusal)
   }
 
   /** Charges a purchase and settles it in one step: approved, it is spent. */
   async book(accountId: string, call: CallId, purchase: Purchase): Promise<Approval | Refusal> {
+    const { tool } = purchase
+    const refusal = tool === undefined ? null : (this.#policy()?.refusal(pathOf(purchase.agentId), { tool }) ?? null)
+    const outcome = await this.#engine.submit(accountId, {
+      ...bookingOf(call, purchase),
+      ...(refusal && { refused: refusal.reason }),
+    })
+    return outcome.approved ? outcome : refusalOf(outcome, purchase.cost, 0, refusal)
+  }
+
+  /** Stores that the governance file forbids a call that never came to a reservation. */
+  async refuse(
+    accountId: string,
+    call: CallId,
+    asked: { agentId: string; model: string; refusal: PolicyRefusal },
+  ): Promise<void> {
+    const { agentId, model, refusal } = asked
+    const never = bookingOf(call, { agentId, label: model, cost: 0n, detail: '{}' })
+    await this.#engine.submit(accountId, { ...never, holdKind: HOLD_KIND.reservation, refused: refusal.reason })
+  }
+
+  /**
+   * Books what was bought while the database was away, whatever the limits say now: it is spent. Repeating it books nothing more.
+   * @throws DomainError `account_not_found`, `database_unavailable`, `overloaded`
+   */
+  async bookAfterwards(accountId: string, operationId: string, purchase: Purchase): Promise<void> {
+    await this.#engine.submit(accountId, { ...bookingOf({ operationId, resumed: true }, purchase), forced: true })
+  }
+
+  /** Holds the most that a forwarded call can cost. Its caller prices it, since only he knows the whole call. */
+  async reserve(accountId: string, call: CallId, request: Reservation): Promise<Approval | Refusal> {
+    const { agentId, model, estimate, rates, hold_ms, fingerprint, loop } = request
     const outcome = await this.#engine.submit(accountId, {
       kind: 'clear',
       id: call.operationId,
       resumed: call.resumed,
-      agentId: purchase.agentId,
-      path: pathOf(purchase.agentId),
-      model: purchase.label,
-      estimate: purchase.cost,
-      rates: NO_RATES,
-      hold_ms: 0,
-      holdKind: HOLD_KIND.booking,
-      detail: purchase.detail,
+      agentId,
+      path: pathOf(agentId),
+      model,
+      estimate,
+      rates,
+      hold_ms,
+      holdKind: HOLD_KIND.reservation,
+      ...(fingerprint !== undefined && { fingerprint }),
+      ...(loop !== undefined && { loop }),
     })
-    return outcome.approved ? outcome : refusalOf(outcome, purchase.cost, 0)
+    return outcome.approved ? outcome : refusalOf(outcome, estimate, 0, null)
   }
 
   /**
@@ -136,15 +221,16 @@ export class BudgetService {
 
   /**
    * Settles a reservation with what the call really used, also after its expiry: only who forwards a call knows its end.
-   * @param detail how the usage is known, for the ledger
+   * @param request `cost`: what the call costs, where the usage at the reservation's prices does not say it; `detail`: how the usage is
+   * known, for the ledger
    * @throws DomainError `no_pending_clearance` when it was released
    */
   async settleReservation(
     accountId: string,
     call: CallId,
-    request: { agentId: string; reservationId: string; usage: Usage; detail: string },
+    request: { agentId: string; reservationId: string; usage: Usage; cost?: Nanousd; detail: string },
   ): Promise<Resolved> {
-    const { agentId, reservationId, usage, detail } = request
+    const { agentId, reservationId, usage, cost, detail } = request
     const outcome = await this.#engine.submit(accountId, {
       kind: 'settle',
       id: call.operationId,
@@ -153,6 +239,7 @@ export class BudgetService {
       path: pathOf(agentId),
       holdId: reservationId,
       usage,
+      ...(cost !== undefined && { cost }),
       holdKind: HOLD_KIND.reservation,
       detail,
     })
@@ -242,6 +329,7 @@ export class BudgetService {
     call: CallId,
     agentId: string,
     limits: { readonly [W in Window]?: number | undefined },
+    loop: LoopLimit | null = null,
   ): Promise<OutcomeOf['set_envelope']> {
     const perWindow = WINDOWS.map((window) => {
       const usd = limits[window]
@@ -253,6 +341,7 @@ export class BudgetService {
       resumed: call.resumed,
       agentId,
       limits: perWindow as unknown as PerWindow<Nanousd | null>,
+      loop,
     })
   }
 
@@ -267,15 +356,43 @@ export class BudgetService {
     if (!existed) throw envelopeNotFound(agentId)
   }
 
-  /** @throws DomainError `not_found` */
+  /**
+   * One agent's limits, those of the governance file among them: it has an envelope when either sets one.
+   * @throws DomainError `not_found`
+   */
   async getEnvelope(accountId: string, agentId: string): Promise<EnvelopeView> {
     const [found] = await this.#read(accountId, { agentId })
-    if (found === undefined) throw envelopeNotFound(agentId)
-    return found
+    const view = found ?? this.#viewOf(agentId, NO_ENVELOPE, this.#clock.now())
+    if (view === null) throw envelopeNotFound(agentId)
+    return view
+  }
+
+  /** What was counted, limited and suspended on some paths, as of now; paths on which nothing is are left out. */
+  async standingOf(accountId: string, paths: readonly string[]): Promise<Map<string, Standing>> {
+    const pairs = paths.map((path) => [accountId, path] as const)
+    const rows = await withDatabaseFailure(loadEnvelopes(this.#lane, pairs))
+    const now_ms = this.#clock.now()
+    return new Map(
+      rows.flatMap(({ agentId, envelope, clockMs }): [string, Standing][] => {
+        const at_ms = Math.max(now_ms, clockMs)
+        const limits = this.#viewOf(agentId, envelope ?? NO_ENVELOPE, at_ms)?.limits ?? []
+        if (envelope === null && limits.length === 0) return []
+        const { suspendedMs = null } = envelope ?? NO_ENVELOPE
+        return [[agentId, { spent: envelope && spentAt(envelope, at_ms), limits, suspendedMs }]]
+      }),
+    )
+  }
+
+  /** Every limit that a spend of this agent must fit, as it stands now, widest level first. */
+  async limitsOnPath(accountId: string, agentId: string): Promise<LimitView[]> {
+    const path = pathOf(agentId)
+    const standing = await this.standingOf(accountId, path)
+    return path.flatMap((level) => standing.get(level)?.limits ?? [])
   }
 
   /**
-   * Envelopes in order of agent id (by bytes), those within `boundTo` only when the key is bound.
+   * Envelopes in order of agent id (by bytes), those within `boundTo` only when the key is bound. Of the governance file's, those that have
+   * counted something here.
    * @param after the agent id to go on behind; '' to begin
    * @returns at most `count`, and the agent id to go on behind when there are more
    */
@@ -336,24 +453,39 @@ export class BudgetService {
   }
 
   async #read(accountId: string, filter: EnvelopeFilter): Promise<EnvelopeView[]> {
-    const rows = await withDatabaseFailure(readEnvelopes(this.#lane, accountId, filter))
+    const alsoPaths = this.#policy()?.limitedPaths ?? []
+    const rows = await withDatabaseFailure(readEnvelopes(this.#lane, accountId, filter, alsoPaths))
     const now_ms = this.#clock.now()
-    return rows.flatMap((row) => {
-      // The account may have decided at a later time than this process's clock shows; a window never runs backwards.
-      const limits = limitsOf(row.agentId, row.envelope, Math.max(now_ms, row.accountClockMs))
-      const tightest = limits.reduce<LimitView | undefined>(
-        (least, limit) => (least && least.remaining <= limit.remaining ? least : limit),
-        undefined,
-      )
-      return tightest === undefined ? [] : [{ agentId: row.agentId, tightest, limits }]
-    })
+    // The account may have decided at a later time than this process's clock shows; a window never runs backwards.
+    return rows.flatMap((row) => this.#viewOf(row.agentId, row.envelope, Math.max(now_ms, row.accountClockMs)) ?? [])
+  }
+
+  #viewOf(agentId: string, envelope: EnvelopeState, at_ms: number): EnvelopeView | null {
+    const limits = limitsOf(agentId, envelope, at_ms, this.#policy()?.limits(agentId) ?? null)
+    const tightest = limits.reduce<LimitView | null>(tighter, null)
+    return tightest && { agentId, tightest, limits, loop: envelope.loop ?? null }
   }
 }
 
 const NO_RATES: TokenRates = { input: 0n, output: 0n, cachedInput: 0n, cacheWrite: 0n, cacheWrite1h: 0n }
 
-const refusalOf = (denial: Denial, estimate: Nanousd, tokens: number): Refusal => ({
+const bookingOf = (call: CallId, purchase: Purchase): ClearCommand => ({
+  kind: 'clear',
+  id: call.operationId,
+  resumed: call.resumed,
+  agentId: purchase.agentId,
+  path: pathOf(purchase.agentId),
+  model: purchase.label,
+  estimate: purchase.cost,
+  rates: NO_RATES,
+  hold_ms: 0,
+  holdKind: HOLD_KIND.booking,
+  detail: purchase.detail,
+})
+
+const refusalOf = (denial: Denial, estimate: Nanousd, tokens: number, policy: PolicyRefusal | null): Refusal => ({
   ...denial,
+  ...(policy && denial.reason === policy.reason && { policy }),
   affordableTokens: tokens,
   shortfall: denial.tightest === null ? 0n : estimate - denial.tightest.remaining,
 })

@@ -25,7 +25,16 @@ export function settle(draft: Draft, command: SettleCommand): Resolved | Unresol
   }
   if (hold.state !== HOLD_STATE.open) return repeat(hold, HOLD_STATE.settled)
   if (isExpired(hold, draft.clockMs)) return { error: 'no_pending_clearance', expired: true }
-  return resolve(draft, command.id, hold, HOLD_STATE.settled, actualNanousd(hold.rates, command.usage), command.detail)
+  const actual = command.cost ?? actualNanousd(hold.rates, command.usage)
+  return resolve(draft, command.id, hold, HOLD_STATE.settled, actual, usageDetail(command))
+}
+
+/** What was used, for the ledger; who forwards calls says it himself. */
+function usageDetail({ usage, detail }: SettleCommand): string {
+  if (detail !== undefined) return detail
+  const { inputTokens, outputTokens, cachedInputTokens } = usage
+  const cached = cachedInputTokens > 0 ? `,"cached_input_tokens":${cachedInputTokens}` : ''
+  return `{"input_tokens":${inputTokens},"output_tokens":${outputTokens}${cached}}`
 }
 
 export function release(draft: Draft, command: ReleaseCommand): Resolved | Unresolved {
@@ -42,8 +51,7 @@ export function release(draft: Draft, command: ReleaseCommand): Resolved | Unres
 export function renew(draft: Draft, command: RenewCommand): OutcomeOf['renew'] {
   const hold = draft.hold(command.holdId)
   if (hold?.kind !== HOLD_KIND.reservation || hold.state !== HOLD_STATE.open) return { renewed: false }
-  draft.changed = true
-  draft.renewedHolds.push({ ...hold, expiresMs: Math.max(hold.expiresMs, draft.clockMs + command.hold_ms) })
+  draft.renew({ ...hold, expiresMs: Math.max(hold.expiresMs, draft.clockMs + command.hold_ms) })
   return { renewed: true }
 }
 

@@ -21,6 +21,19 @@ export type EnvelopeState = {
   readonly resets?: PerWindow<bigint | null> | null
   /** Set while nothing is approved at or below this path. */
   readonly suspendedMs?: number | null
+  /** Stops identical clearances; absent like null: off. */
+  readonly loop?: LoopLimit | null
+}
+
+/** More than `maxRepeats` identical clearances within `window_ms` are a loop. */
+export type LoopLimit = { readonly maxRepeats: number; readonly window_ms: number }
+/** What was seen of one agent's identical clearances. */
+export type LoopState = {
+  readonly count: number
+  /** How many of them were denied for a reason that asking again does not change. */
+  readonly denials: number
+  readonly startedMs: number
+  readonly lastMs: number
 }
 
 export type HoldState = {
@@ -58,6 +71,8 @@ export type AccountState = {
   readonly holds: ReadonlyMap<string, HoldState>
   /** Decisions already taken on approvals that the commands name, by approval id. */
   readonly decisions?: ReadonlyMap<string, ApprovalDecision>
+  /** Of the identical clearances that a loop limit counts, by `loopKey`. */
+  readonly loops?: ReadonlyMap<string, LoopState>
   /** Bit set of the events that somebody wants to hear of (notifications room); 0 or absent for none. */
   readonly events?: number
 }
@@ -85,6 +100,14 @@ export type ClearCommand = CommandBase & {
   readonly holdKind?: HoldKind
   /** What is booked, as JSON. */
   readonly detail?: string
+  /** Set when the governance file does not allow it, whatever the account's limits say. */
+  readonly refused?: DenialReason
+  /** It has happened already, while the database was away: stored whatever the limits say. */
+  readonly forced?: true
+  /** What makes two requests the same; model and estimate when absent. */
+  readonly fingerprint?: string
+  /** The loop limit where no envelope on the path sets one. */
+  readonly loop?: LoopLimit
 }
 export type SettleCommand = CommandBase & {
   readonly kind: 'settle'
@@ -93,9 +116,11 @@ export type SettleCommand = CommandBase & {
   /** null: the agent's most recent open hold. */
   readonly holdId: string | null
   readonly usage: Usage
+  /** What it costs, where the usage at the hold's prices does not say it. */
+  readonly cost?: Nanousd
   /** The kind that may be settled; a clearance when absent. A reservation can be settled after its expiry too. */
   readonly holdKind?: HoldKind
-  /** For the ledger: how the usage is known. */
+  /** For the ledger, as JSON: what was used, and how it is known; the tokens of `usage` when absent. */
   readonly detail?: string
 }
 export type ReleaseCommand = CommandBase & {
@@ -112,6 +137,7 @@ export type SetEnvelopeCommand = CommandBase & {
   readonly kind: 'set_envelope'
   readonly agentId: string
   readonly limits: PerWindow<Nanousd | null>
+  readonly loop?: LoopLimit | null
 }
 export type DeleteEnvelopeCommand = CommandBase & { readonly kind: 'delete_envelope'; readonly agentId: string }
 /** Sets what an agent path has spent in some windows back to 0. Holds taken before no longer count there. */
@@ -188,6 +214,8 @@ export type LimitView = {
   readonly spent: Nanousd
   readonly remaining: Nanousd
   readonly resetMs: number
+  /** Set by the governance file, where that is stricter than the account's own limit (null: it has none). */
+  readonly file?: { readonly ownLimit: Nanousd | null }
 }
 
 export type Approval = {
@@ -196,6 +224,8 @@ export type Approval = {
   readonly remaining: Nanousd
   readonly ops: bigint
   readonly expiresMs: number
+  /** Of a booking: every limit on the path after it. */
+  readonly limits?: readonly LimitView[]
 }
 export type Denial = {
   readonly approved: false
@@ -204,9 +234,22 @@ export type Denial = {
   readonly tightest: LimitView | null
   /** The suspended path, when that is the reason. */
   readonly suspendedPath?: string
+  /** Why it would be denied anyway, when repeating it is the reason. */
+  readonly underlying?: DenialReason
+  /** Of a booking: every limit on the path. */
+  readonly limits?: readonly LimitView[]
 }
 /** In the order in which they are tested. */
-export const DENIAL_REASONS = ['suspended', 'no_credits', 'no_envelope', 'envelope_exceeded'] as const
+export const DENIAL_REASONS = [
+  'suspended',
+  'model_not_allowed',
+  'max_tokens_exceeded',
+  'tool_not_allowed',
+  'loop_detected',
+  'no_credits',
+  'no_envelope',
+  'envelope_exceeded',
+] as const
 export type DenialReason = (typeof DENIAL_REASONS)[number]
 
 export type Resolved = Resolution & { readonly hold: HoldState; readonly replayed: boolean }
@@ -272,4 +315,12 @@ export type AccountChange = {
   readonly denials: readonly DenialEntry[]
   readonly ledger: readonly LedgerEntry[]
   readonly decisions: readonly DecisionEntry[]
+  /** Counted for loop limits, by `loopKey`. */
+  readonly loops?: ReadonlyMap<string, LoopEntry>
+}
+export type LoopEntry = {
+  readonly agentId: string
+  readonly fingerprint: string
+  readonly state: LoopState
+  readonly window_ms: number
 }

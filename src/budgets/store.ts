@@ -18,7 +18,7 @@ const EXTRAS =
   'extra_hourly_nanousd, extra_daily_nanousd, extra_weekly_nanousd, extra_monthly_nanousd, extra_session_nanousd, extra_clock_ms'
 const ACCOUNT_COLUMNS = 'a.account_id, a.version, a.ops, a.clock_ms, a.event_mask'
 /** Of envelopes e, for `envelopeOf`. */
-export const ENVELOPE_COLUMNS = `${LIMITS}, ${SPENDS}, ${EXTRAS}, resets, suspended_ms, e.clock_ms as envelope_clock_ms, e.created_ms`
+export const ENVELOPE_COLUMNS = `${LIMITS}, ${SPENDS}, ${EXTRAS}, resets, suspended_ms, loop_max_repeats, loop_window_ms, e.clock_ms as envelope_clock_ms, e.created_ms`
 const HOLD_COLUMNS =
   'h.hold_id, h.agent_id, h.kind, h.state, h.model, h.estimate_nanousd, h.rates, h.charged, h.taken_ms, h.taken_version, h.expires_ms, h.resolved_ms, h.actual_nanousd, h.outcome'
 
@@ -55,7 +55,7 @@ export async function loadEnvelopes(lane: LaneSql, pairs: readonly Pair[]): Prom
     pairLiterals(pairs),
   )
   return rows.map((row) => ({
-    ...loadedAccount(row),
+    ...accountOf(row),
     agentId: row.agent_id as string,
     envelope: row.envelope_clock_ms === null ? null : envelopeOf(row),
   }))
@@ -114,7 +114,7 @@ export async function loadLedgerEntries(lane: LaneSql, pairs: readonly Pair[]): 
     pairLiterals(pairs),
   )
   return rows.map((row) => ({
-    ...loadedAccount(row),
+    ...accountOf(row),
     commandId: row.entry_id as string,
     recorded: row.recorded as boolean,
     holdId: row.hold_id as string | null,
@@ -133,7 +133,7 @@ export async function loadDecisions(lane: LaneSql, pairs: readonly Pair[]): Prom
     pairLiterals(pairs),
   )
   return rows.map((row) => ({
-    ...loadedAccount(row),
+    ...accountOf(row),
     decision:
       row.entry_id === null
         ? null
@@ -196,10 +196,10 @@ function writeStatement(changes: readonly AccountChange[], companions: readonly 
   const limited = rowsOf(changes, (change) => change.limited)
   if (limited.length > 0) {
     parts.push(`limited as (
-  insert into envelopes (account_id, agent_id, ${LIMITS}, ${SPENDS}, ${EXTRAS}, resets, suspended_ms, clock_ms, created_ms)
-  select * from unnest(${p.add('uuid', limited, (r, a) => a.raw(r[0]))}, ${p.add('text', limited, (r, a) => a.text(r[1][0]))}, ${limitParameters(p, limited)}, ${spendParameters(p, limited)}, ${extraParameters(p, limited)}, ${p.add('text', limited, (r, a) => a.text(encodeResets(r[1][1].resets)))}, ${p.add('bigint', limited, (r, a) => a.raw(r[1][1].suspendedMs ?? null))}, ${p.add('bigint', limited, (r, a) => a.raw(r[1][1].clockMs))}, ${p.add('bigint', limited, (r, a) => a.raw(r[1][1].createdMs))}) u(account_id)
+  insert into envelopes (account_id, agent_id, ${LIMITS}, ${SPENDS}, ${EXTRAS}, resets, suspended_ms, loop_max_repeats, loop_window_ms, clock_ms, created_ms)
+  select * from unnest(${p.add('uuid', limited, (r, a) => a.raw(r[0]))}, ${p.add('text', limited, (r, a) => a.text(r[1][0]))}, ${limitParameters(p, limited)}, ${spendParameters(p, limited)}, ${extraParameters(p, limited)}, ${p.add('text', limited, (r, a) => a.text(encodeResets(r[1][1].resets)))}, ${p.add('bigint', limited, (r, a) => a.raw(r[1][1].suspendedMs ?? null))}, ${p.add('integer', limited, (r, a) => a.raw(r[1][1].loop?.maxRepeats ?? null))}, ${p.add('bigint', limited, (r, a) => a.raw(r[1][1].loop?.window_ms ?? null))}, ${p.add('bigint', limited, (r, a) => a.raw(r[1][1].clockMs))}, ${p.add('bigint', limited, (r, a) => a.raw(r[1][1].createdMs))}) u(account_id)
   where ${IN_LOCKED}
-  on conflict (account_id, agent_id) do update set (${LIMITS}, ${SPENDS}, ${EXTRAS}, resets, suspended_ms, clock_ms) = (${excluded(LIMITS)}, ${excluded(SPENDS)}, ${excluded(EXTRAS)}, excluded.resets, excluded.suspended_ms, excluded.clock_ms))`)
+  on conflict (account_id, agent_id) do update set (${LIMITS}, ${SPENDS}, ${EXTRAS}, resets, suspended_ms, loop_max_repeats, loop_window_ms, clock_ms) = (${excluded(LIMITS)}, ${excluded(SPENDS)}, ${excluded(EXTRAS)}, excluded.resets, excluded.suspended_ms, excluded.loop_max_repeats, excluded.loop_window_ms, excluded.clock_ms))`)
   }
   const held = listsOf(changes, (change) => change.newHolds)
   const open = held.filter(([, hold]) => hold.state === HOLD_STATE.open)
@@ -355,7 +355,8 @@ function decodeResolution(text: string): Resolution {
   return { drift, remaining, ops }
 }
 
-const loadedAccount = (row: Row): LoadedAccount => ({
+/** The account's part of a row that holds its columns. */
+export const accountOf = (row: Row): LoadedAccount => ({
   accountId: row.account_id as string,
   version: row.version as bigint,
   ops: row.ops as bigint,
@@ -385,6 +386,10 @@ export function envelopeOf(row: Row): EnvelopeState {
     extra: row.extra_clock_ms === null ? null : extraOf(row),
     resets: row.resets === null ? null : decodeResets(row.resets as string),
     suspendedMs: row.suspended_ms === null ? null : Number(row.suspended_ms),
+    loop:
+      row.loop_max_repeats === null
+        ? null
+        : { maxRepeats: row.loop_max_repeats as number, window_ms: Number(row.loop_window_ms) },
   }
 }
 
@@ -419,7 +424,7 @@ function loadedHold(row: Row): LoadedHold {
           actual: row.actual_nanousd as bigint | null,
           outcome: row.outcome === null ? null : decodeResolution(row.outcome as string),
         }
-  return { ...loadedAccount(row), hold }
+  return { ...accountOf(row), hold }
 }
 
 export type EnvelopeFilter =
@@ -428,28 +433,31 @@ export type EnvelopeFilter =
   | { readonly after: string; readonly count: number; readonly boundTo: string | null }
 
 /**
- * An account's envelopes that have a limit, by agent id. With the account's clock: its decisions, and so its windows, never run backwards
- * behind it.
+ * An account's envelopes that have a limit, and those of `alsoPaths`, by agent id. With the account's clock: its decisions, and so its windows,
+ * never run backwards behind it.
  */
 export async function readEnvelopes(
   lane: LaneSql,
   accountId: string,
   filter: EnvelopeFilter,
+  alsoPaths: readonly string[] = [],
 ): Promise<{ agentId: string; envelope: EnvelopeState; accountClockMs: number }[]> {
+  const also = new ArrayLiteral()
+  for (const path of alsoPaths) also.text(path)
   const [where, values] =
     'agentId' in filter
-      ? ['e.agent_id = $2', [filter.agentId]]
+      ? ['e.agent_id = $3', [filter.agentId]]
       : filter.boundTo === null
-        ? ['e.agent_id collate "C" > $2 order by e.agent_id collate "C" limit $3', [filter.after, String(filter.count)]]
+        ? ['e.agent_id collate "C" > $3 order by e.agent_id collate "C" limit $4', [filter.after, String(filter.count)]]
         : [
-            `e.agent_id collate "C" > $2 and (e.agent_id = $4 or starts_with(e.agent_id, $4 || '/')) order by e.agent_id collate "C" limit $3`,
+            `e.agent_id collate "C" > $3 and (e.agent_id = $5 or starts_with(e.agent_id, $5 || '/')) order by e.agent_id collate "C" limit $4`,
             [filter.after, String(filter.count), filter.boundTo],
           ]
   const rows = await query(
     lane,
     `select e.agent_id, a.clock_ms, ${ENVELOPE_COLUMNS} from envelopes e join accounts a on a.account_id = e.account_id
-     where e.account_id = $1 and coalesce(${LIMITS}) is not null and ${where}`,
-    [accountId, ...values],
+     where e.account_id = $1 and (coalesce(${LIMITS}) is not null or e.agent_id = any($2::text[])) and ${where}`,
+    [accountId, also.close(), ...values],
   )
   return rows.map((row) => ({
     agentId: row.agent_id as string,

@@ -1,5 +1,5 @@
 import { sql } from 'drizzle-orm'
-import { bigint, index, pgTable, primaryKey, smallint, text, uuid } from 'drizzle-orm/pg-core'
+import { bigint, index, integer, pgTable, primaryKey, smallint, text, uuid } from 'drizzle-orm/pg-core'
 
 const ms = (name: string) => bigint(name, { mode: 'number' })
 const money = (name: string) => bigint(name, { mode: 'bigint' })
@@ -34,6 +34,9 @@ export const envelopes = pgTable(
     resets: text('resets'),
     /** Since when nothing is approved at or below this path; null when it is not suspended. */
     suspendedMs: ms('suspended_ms'),
+    /** How many identical clearances within how long are a loop; null when nobody asked. */
+    loopMaxRepeats: integer('loop_max_repeats'),
+    loopWindowMs: ms('loop_window_ms'),
     /** The time of the last write: says which instance of each window the spent figures belong to. */
     clockMs: ms('clock_ms').notNull(),
     createdMs: ms('created_ms').notNull(),
@@ -84,6 +87,25 @@ export const holds = pgTable(
     index('holds_open').on(t.accountId, t.agentId, t.takenVersion, t.holdId).where(sql`${t.state} = 0`),
     index('holds_version').on(t.accountId, t.takenVersion, t.holdId),
   ],
+)
+
+/**
+ * Identical clearances of agents that have a loop limit: one row per agent and fingerprint, gone when its window has passed. Written with
+ * the decision that counts it.
+ */
+export const loops = pgTable(
+  'loops',
+  {
+    accountId: uuid('account_id').notNull(),
+    agentId: text('agent_id').notNull(),
+    fingerprint: text('fingerprint').notNull(),
+    seen: integer('seen').notNull(),
+    denials: integer('denials').notNull(),
+    startedMs: ms('started_ms').notNull(),
+    lastMs: ms('last_ms').notNull(),
+    expiresMs: ms('expires_ms').notNull(),
+  },
+  (t) => [primaryKey({ columns: [t.accountId, t.agentId, t.fingerprint] }), index('loops_expiry').on(t.expiresMs)],
 )
 
 /** Refused clearances, for the audit trail. */

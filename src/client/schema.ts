@@ -108,6 +108,26 @@ export interface paths {
     patch?: never
     trace?: never
   }
+  '/v1/book': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    get?: never
+    put?: never
+    /**
+     * Book a spend that is no model call
+     * @description For what costs money and is not a model call: an API or search request, compute, storage. Charges cost to every envelope above the agent and burns one operation, or denies it. Book before spending. Denied (status denied, HTTP 403): do not spend; reason, message and hint say what would work.
+     */
+    post: operations['book_spend']
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
   '/v1/rate/check': {
     parameters: {
       query?: never
@@ -266,6 +286,86 @@ export interface paths {
      * @description Approves or denies a pending request of the account, as the page behind the approval link does. The first decision stands and is what the answer shows.
      */
     post: operations['decide_approval']
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
+  '/v1/agents': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    /**
+     * List agents
+     * @description Every agent that asked for something or has an envelope, in order of agent_id, with its spend, open clearances and last activity. Paged: give the next_after of a page as after. A key bound to an agent sees its own path and below.
+     */
+    get: operations['list_agents']
+    put?: never
+    post?: never
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
+  '/v1/agents/{agent_id}/prediction': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    /**
+     * Predict how long a budget lasts
+     * @description When the budget of a period is used up at the present pace, from what was spent in the last hours. Of several limits on the path, the one that is reached first. remaining_time_seconds is null when it lasts beyond its reset, or nothing can be said. Write slashes of agent_id as %2F.
+     */
+    get: operations['get_prediction']
+    put?: never
+    post?: never
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
+  '/v1/agents/{agent_id}': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    /**
+     * Read an agent
+     * @description Spend, limits, open clearances and last activity of one agent.
+     */
+    get: operations['get_agent']
+    put?: never
+    post?: never
+    delete?: never
+    options?: never
+    head?: never
+    patch?: never
+    trace?: never
+  }
+  '/v1/usage/{agent_id}': {
+    parameters: {
+      query?: never
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    /**
+     * Read an agent's usage
+     * @description What an agent and everything below it spent, per hour or day and per model. A clearance counts in the step in which it was taken, at what it really cost once that is known. Looks at the newest 200,000 decisions of the range at most.
+     */
+    get: operations['get_usage']
+    put?: never
+    post?: never
     delete?: never
     options?: never
     head?: never
@@ -1118,7 +1218,15 @@ export interface components {
       /** @description Unix milliseconds */
       expires_at?: number
       /** @enum {string} */
-      reason?: 'suspended' | 'no_credits' | 'no_envelope' | 'envelope_exceeded'
+      reason?:
+        | 'suspended'
+        | 'model_not_allowed'
+        | 'max_tokens_exceeded'
+        | 'tool_not_allowed'
+        | 'loop_detected'
+        | 'no_credits'
+        | 'no_envelope'
+        | 'envelope_exceeded'
       hint?: string
       /** @description The envelope that refused */
       limit_agent_id?: string
@@ -1128,6 +1236,24 @@ export interface components {
       limit_usd?: number
       /** @description Unix milliseconds */
       reset_at?: number
+      /**
+       * @description The limit is in the operator's governance file
+       * @constant
+       */
+      limit_origin?: 'file'
+      /**
+       * @description Why it was denied before it became a loop
+       * @enum {string}
+       */
+      underlying_reason?:
+        | 'suspended'
+        | 'model_not_allowed'
+        | 'max_tokens_exceeded'
+        | 'tool_not_allowed'
+        | 'loop_detected'
+        | 'no_credits'
+        | 'no_envelope'
+        | 'envelope_exceeded'
       /** @description The largest estimated_tokens that would fit now */
       max_affordable_tokens?: number
       /** @description What to send with request_approval (POST /v1/approval/request) so that a human can allow exactly this */
@@ -1195,6 +1321,13 @@ export interface components {
         /** @description US dollars, rounded to 6 places */
         session?: number
       }
+      /** @description Denies identical clearances (same agent, model and tokens) beyond max_repeats with loop_detected. Off when left out. */
+      loop?: {
+        /** @description How many identical clearances are let through within the window */
+        max_repeats: number
+        /** @description Once there were more, they are denied until none came for this long */
+        window_seconds: number
+      }
     }
     GetEnvelopeResult: {
       /** @enum {string} */
@@ -1209,7 +1342,21 @@ export interface components {
       remaining_usd: number
       /** @description Unix milliseconds */
       reset_at: number
+      /**
+       * @description Set when this limit comes from the operator's governance file, which is stricter here than what the account set
+       * @constant
+       */
+      origin?: 'file'
+      /** @description With origin: what the account set, where it set one */
+      account_limit_usd?: number
       agent_id: string
+      /** @description Denies identical clearances (same agent, model and tokens) beyond max_repeats with loop_detected. Off when left out. */
+      loop?: {
+        /** @description How many identical clearances are let through within the window */
+        max_repeats: number
+        /** @description Once there were more, they are denied until none came for this long */
+        window_seconds: number
+      }
       /** @description Every window of this envelope; the top-level fields are the tightest */
       limits: {
         /** @enum {string} */
@@ -1224,6 +1371,13 @@ export interface components {
         remaining_usd: number
         /** @description Unix milliseconds */
         reset_at: number
+        /**
+         * @description Set when this limit comes from the operator's governance file, which is stricter here than what the account set
+         * @constant
+         */
+        origin?: 'file'
+        /** @description With origin: what the account set, where it set one */
+        account_limit_usd?: number
       }[]
     }
     ListEnvelopesResult: {
@@ -1240,7 +1394,21 @@ export interface components {
         remaining_usd: number
         /** @description Unix milliseconds */
         reset_at: number
+        /**
+         * @description Set when this limit comes from the operator's governance file, which is stricter here than what the account set
+         * @constant
+         */
+        origin?: 'file'
+        /** @description With origin: what the account set, where it set one */
+        account_limit_usd?: number
         agent_id: string
+        /** @description Denies identical clearances (same agent, model and tokens) beyond max_repeats with loop_detected. Off when left out. */
+        loop?: {
+          /** @description How many identical clearances are let through within the window */
+          max_repeats: number
+          /** @description Once there were more, they are denied until none came for this long */
+          window_seconds: number
+        }
         /** @description Every window of this envelope; the top-level fields are the tightest */
         limits: {
           /** @enum {string} */
@@ -1255,6 +1423,13 @@ export interface components {
           remaining_usd: number
           /** @description Unix milliseconds */
           reset_at: number
+          /**
+           * @description Set when this limit comes from the operator's governance file, which is stricter here than what the account set
+           * @constant
+           */
+          origin?: 'file'
+          /** @description With origin: what the account set, where it set one */
+          account_limit_usd?: number
         }[]
       }[]
       next?: string
@@ -1263,6 +1438,52 @@ export interface components {
       /** @constant */
       success: true
       agent_id: string
+    }
+    BookSpendResult: {
+      /** @enum {string} */
+      status: 'success' | 'denied'
+      /** @description US dollars, rounded to 6 places */
+      cost: number
+      /** @description What is left per window, of the tightest envelope on the path */
+      budgets: {
+        /** @enum {string} */
+        period: 'hourly' | 'daily' | 'weekly' | 'monthly' | 'session'
+        /** @description US dollars, rounded to 6 places */
+        remaining: number
+      }[]
+      agent_id: string
+      booking_id?: string
+      /** @description Governance operations left in the account */
+      operations_remaining?: number
+      /**
+       * @description The database is away and the governance file lets this agent go on: the booking is kept and made afterwards
+       * @constant
+       */
+      deferred?: true
+      /** @enum {string} */
+      reason?:
+        | 'suspended'
+        | 'model_not_allowed'
+        | 'max_tokens_exceeded'
+        | 'tool_not_allowed'
+        | 'loop_detected'
+        | 'no_credits'
+        | 'no_envelope'
+        | 'hourly_budget_exceeded'
+        | 'daily_budget_exceeded'
+        | 'weekly_budget_exceeded'
+        | 'monthly_budget_exceeded'
+        | 'session_budget_exceeded'
+      message?: string
+      hint?: string
+      /** @description The envelope that refused */
+      limit_agent_id?: string
+      /** @description US dollars, rounded to 6 places */
+      limit_usd?: number
+      /** @description US dollars, rounded to 6 places */
+      spent_usd?: number
+      /** @description Unix milliseconds */
+      reset_at?: number
     }
     RateCheckResult: {
       allowed: boolean
@@ -1375,6 +1596,151 @@ export interface components {
       effect: string | null
       /** @description Hand it to decide_approval, so that nothing is approved but what was shown */
       terms: string | null
+    }
+    ListAgentsResult: {
+      agents: {
+        agent_id: string
+        /** @description null for an agent that has an envelope and never asked for anything */
+        first_seen_at: number | null
+        /** @description Its last decision, to the minute */
+        last_activity_at: number | null
+        suspended: boolean
+        /** @description The path whose suspension stops it */
+        suspended_agent_id?: string
+        /** @description Clearances that are neither settled nor expired; counted up to 1,000 */
+        open_holds: number
+        /** @description US dollars, rounded to 6 places */
+        open_usd: number
+        /** @description Of the agent and everything below it, per window; null where it has no envelope of its own to count it */
+        spent_usd: {
+          /** @description US dollars, rounded to 6 places */
+          hourly: number
+          /** @description US dollars, rounded to 6 places */
+          daily: number
+          /** @description US dollars, rounded to 6 places */
+          weekly: number
+          /** @description US dollars, rounded to 6 places */
+          monthly: number
+          /** @description US dollars, rounded to 6 places */
+          session: number
+        } | null
+        limits: {
+          /** @enum {string} */
+          window: 'hourly' | 'daily' | 'weekly' | 'monthly' | 'session'
+          /** @description US dollars, rounded to 6 places */
+          limit_usd: number
+          /** @description US dollars, rounded to 6 places */
+          spent_usd: number
+          /** @description US dollars, rounded to 6 places */
+          remaining_usd: number
+          /** @description Unix milliseconds */
+          reset_at: number
+          /**
+           * @description From the operator's governance file
+           * @constant
+           */
+          origin?: 'file'
+        }[]
+      }[]
+      /** @description null on the last page */
+      next_after: string | null
+    }
+    GetPredictionResult: {
+      /** @constant */
+      status: 'ok'
+      message: string
+      remaining_budget: number | null
+      /** @description The pace that the prediction goes by */
+      rate_usd_per_hour: number | null
+      /** @description When the budget is used up */
+      prediction_timestamp: number | null
+      remaining_time_seconds: number | null
+      /** @enum {string} */
+      period: 'hourly' | 'daily' | 'weekly' | 'monthly' | 'session'
+      /** @description The envelope that is reached first */
+      limit_agent_id: string | null
+      reset_at: number | null
+      /** @description The pace of the last sixth of the hours looked at */
+      short_usd_per_hour: number
+      /** @description The pace of all of them, since the first spend among them */
+      long_usd_per_hour: number
+      /** @enum {string} */
+      trend: 'rising' | 'falling' | 'steady'
+      /** @enum {string} */
+      confidence: 'none' | 'low' | 'medium' | 'high'
+    }
+    GetAgentResult: {
+      agent_id: string
+      /** @description null for an agent that has an envelope and never asked for anything */
+      first_seen_at: number | null
+      /** @description Its last decision, to the minute */
+      last_activity_at: number | null
+      suspended: boolean
+      /** @description The path whose suspension stops it */
+      suspended_agent_id?: string
+      /** @description Clearances that are neither settled nor expired; counted up to 1,000 */
+      open_holds: number
+      /** @description US dollars, rounded to 6 places */
+      open_usd: number
+      /** @description Of the agent and everything below it, per window; null where it has no envelope of its own to count it */
+      spent_usd: {
+        /** @description US dollars, rounded to 6 places */
+        hourly: number
+        /** @description US dollars, rounded to 6 places */
+        daily: number
+        /** @description US dollars, rounded to 6 places */
+        weekly: number
+        /** @description US dollars, rounded to 6 places */
+        monthly: number
+        /** @description US dollars, rounded to 6 places */
+        session: number
+      } | null
+      limits: {
+        /** @enum {string} */
+        window: 'hourly' | 'daily' | 'weekly' | 'monthly' | 'session'
+        /** @description US dollars, rounded to 6 places */
+        limit_usd: number
+        /** @description US dollars, rounded to 6 places */
+        spent_usd: number
+        /** @description US dollars, rounded to 6 places */
+        remaining_usd: number
+        /** @description Unix milliseconds */
+        reset_at: number
+        /**
+         * @description From the operator's governance file
+         * @constant
+         */
+        origin?: 'file'
+      }[]
+    }
+    GetUsageResult: {
+      agent_id: string
+      /** @enum {string} */
+      step: 'hour' | 'day'
+      /** @description Start of the first step */
+      from: number
+      /** @description Unix milliseconds */
+      to: number
+      /** @description US dollars, rounded to 6 places */
+      spent_usd: number
+      series: {
+        /** @description Start of the step */
+        at: number
+        /** @description US dollars, rounded to 6 places */
+        spent_usd: number
+        calls: number
+      }[]
+      /** @description The 100 with the largest spend */
+      models: {
+        /** @description Of a booking: its resource type and action */
+        model: string
+        /** @description US dollars, rounded to 6 places */
+        spent_usd: number
+        calls: number
+        /** @description Of the calls that were reconciled */
+        input_tokens: number
+        output_tokens: number
+      }[]
     }
     ViewDashboardResult: {
       /** @description Unix milliseconds */
@@ -2757,6 +3123,13 @@ export interface operations {
             /** @description US dollars, above 0 and at most 1,000,000 */
             session?: number
           }
+          /** @description Denies identical clearances (same agent, model and tokens) beyond max_repeats with loop_detected. Off when left out. */
+          loop?: {
+            /** @description How many identical clearances are let through within the window */
+            max_repeats: number
+            /** @description Once there were more, they are denied until none came for this long */
+            window_seconds: number
+          }
         }
       }
     }
@@ -3111,6 +3484,202 @@ export interface operations {
             /** @enum {string} */
             error?: 'not_found'
           }
+        }
+      }
+      /** @description `idempotency_conflict` */
+      409: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_conflict'
+          }
+        }
+      }
+      /** @description `payload_too_large` */
+      413: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'payload_too_large'
+          }
+        }
+      }
+      /** @description `unsupported_media_type` */
+      415: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'unsupported_media_type'
+          }
+        }
+      }
+      /** @description `idempotency_mismatch` */
+      422: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'idempotency_mismatch'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable'
+          }
+        }
+      }
+    }
+  }
+  book_spend: {
+    parameters: {
+      query?: never
+      header?: {
+        /** @description Makes the call safe to repeat: the first response is stored and replayed for 24 hours */
+        'Idempotency-Key'?: string
+      }
+      path?: never
+      cookie?: never
+    }
+    requestBody: {
+      content: {
+        /**
+         * @example {
+         *       "agent_id": "crawler",
+         *       "resource_type": "api_call",
+         *       "action": "web_search",
+         *       "cost": 0.008,
+         *       "metadata": {
+         *         "query": "gvnr"
+         *       }
+         *     }
+         */
+        'application/json': {
+          /**
+           * @description The agent, 1-128 characters. A path: an envelope on "team" also caps "team/crawler"; "*" is the whole account.
+           * @example crawler
+           * @example team/crawler
+           */
+          agent_id: string
+          /** @enum {string} */
+          resource_type: 'api_call' | 'compute' | 'storage' | 'custom' | 'llm_call'
+          /**
+           * @description What is bought, e.g. the name of the tool. The governance file may allow some actions only.
+           * @example web_search
+           */
+          action: string
+          /** @description US dollars, 0 to 1,000,000, rounded up to a billionth of a dollar. 0 is a free action that still has to be allowed and counted. */
+          cost: number
+          /** @description Anything to keep with the booking, at most 4096 bytes as JSON and 5 levels deep. Shown in the audit trail; put no secrets here. */
+          metadata?: {
+            [key: string]: unknown
+          }
+        }
+      }
+    }
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Idempotent-Replayed': components['headers']['Replayed']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "status": "success",
+           *       "cost": 0.008,
+           *       "agent_id": "crawler",
+           *       "booking_id": "019ab5c4-c0de-7f10-9a3b-7d2e5f8c1b46",
+           *       "budgets": [
+           *         {
+           *           "period": "daily",
+           *           "remaining": 4.872
+           *         }
+           *       ],
+           *       "operations_remaining": 23
+           *     }
+           */
+          'application/json': components['schemas']['BookSpendResult']
+        }
+      }
+      /** @description `invalid_params`, `invalid_json` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params' | 'invalid_json'
+          }
+        }
+      }
+      /** @description `missing_api_key`, `invalid_api_key` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'missing_api_key' | 'invalid_api_key'
+          }
+        }
+      }
+      /** @description `forbidden`, or a denial */
+      403: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json':
+            | (components['schemas']['Error'] & {
+                /** @enum {string} */
+                error?: 'forbidden'
+              })
+            | components['schemas']['BookSpendResult']
         }
       }
       /** @description `idempotency_conflict` */
@@ -4645,6 +5214,541 @@ export interface operations {
           'application/json': components['schemas']['Error'] & {
             /** @enum {string} */
             error?: 'idempotency_mismatch'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable'
+          }
+        }
+      }
+    }
+  }
+  list_agents: {
+    parameters: {
+      query?: {
+        /** @description Only agents after this one */
+        after?: string
+        /** @description At most so many; 100 when left out */
+        limit?: number
+      }
+      header?: never
+      path?: never
+      cookie?: never
+    }
+    requestBody?: never
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "agents": [
+           *         {
+           *           "agent_id": "crawler",
+           *           "first_seen_at": 1763726400000,
+           *           "last_activity_at": 1763812800000,
+           *           "suspended": false,
+           *           "open_holds": 2,
+           *           "open_usd": 0.096,
+           *           "spent_usd": {
+           *             "hourly": 0.12,
+           *             "daily": 0.12,
+           *             "weekly": 3.4,
+           *             "monthly": 14.02,
+           *             "session": 14.02
+           *           },
+           *           "limits": [
+           *             {
+           *               "window": "daily",
+           *               "limit_usd": 5,
+           *               "spent_usd": 0.12,
+           *               "remaining_usd": 4.88,
+           *               "reset_at": 1763856000000
+           *             }
+           *           ]
+           *         }
+           *       ],
+           *       "next_after": null
+           *     }
+           */
+          'application/json': components['schemas']['ListAgentsResult']
+        }
+      }
+      /** @description `invalid_params` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params'
+          }
+        }
+      }
+      /** @description `missing_api_key`, `invalid_api_key` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'missing_api_key' | 'invalid_api_key'
+          }
+        }
+      }
+      /** @description `forbidden` */
+      403: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'forbidden'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable'
+          }
+        }
+      }
+    }
+  }
+  get_prediction: {
+    parameters: {
+      query?: {
+        /**
+         * @description daily when left out
+         * @example daily
+         */
+        period?: 'hourly' | 'daily' | 'weekly' | 'monthly' | 'session'
+        /**
+         * @description How many hours to go by; 6 when left out
+         * @example 6
+         */
+        lookback_hours?: number
+      }
+      header?: never
+      path: {
+        /**
+         * @description The agent, 1-128 characters. A path: an envelope on "team" also caps "team/crawler"; "*" is the whole account.
+         * @example crawler
+         */
+        agent_id: string
+      }
+      cookie?: never
+    }
+    requestBody?: never
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "status": "ok",
+           *       "message": "At $0.90 an hour the daily budget lasts 5 hours.",
+           *       "remaining_budget": 4.88,
+           *       "rate_usd_per_hour": 0.9,
+           *       "prediction_timestamp": 1763832320000,
+           *       "remaining_time_seconds": 19520,
+           *       "period": "daily",
+           *       "limit_agent_id": "crawler",
+           *       "reset_at": 1763856000000,
+           *       "short_usd_per_hour": 1.1,
+           *       "long_usd_per_hour": 0.82,
+           *       "trend": "steady",
+           *       "confidence": "medium"
+           *     }
+           */
+          'application/json': components['schemas']['GetPredictionResult']
+        }
+      }
+      /** @description `invalid_params` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params'
+          }
+        }
+      }
+      /** @description `missing_api_key`, `invalid_api_key` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'missing_api_key' | 'invalid_api_key'
+          }
+        }
+      }
+      /** @description `forbidden` */
+      403: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'forbidden'
+          }
+        }
+      }
+      /** @description `not_found` */
+      404: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'not_found'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable'
+          }
+        }
+      }
+    }
+  }
+  get_agent: {
+    parameters: {
+      query?: never
+      header?: never
+      path: {
+        /**
+         * @description The agent, 1-128 characters. A path: an envelope on "team" also caps "team/crawler"; "*" is the whole account.
+         * @example crawler
+         */
+        agent_id: string
+      }
+      cookie?: never
+    }
+    requestBody?: never
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "agent_id": "crawler",
+           *       "first_seen_at": 1763726400000,
+           *       "last_activity_at": 1763812800000,
+           *       "suspended": false,
+           *       "open_holds": 2,
+           *       "open_usd": 0.096,
+           *       "spent_usd": {
+           *         "hourly": 0.12,
+           *         "daily": 0.12,
+           *         "weekly": 3.4,
+           *         "monthly": 14.02,
+           *         "session": 14.02
+           *       },
+           *       "limits": [
+           *         {
+           *           "window": "daily",
+           *           "limit_usd": 5,
+           *           "spent_usd": 0.12,
+           *           "remaining_usd": 4.88,
+           *           "reset_at": 1763856000000
+           *         }
+           *       ]
+           *     }
+           */
+          'application/json': components['schemas']['GetAgentResult']
+        }
+      }
+      /** @description `invalid_params` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params'
+          }
+        }
+      }
+      /** @description `missing_api_key`, `invalid_api_key` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'missing_api_key' | 'invalid_api_key'
+          }
+        }
+      }
+      /** @description `forbidden` */
+      403: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'forbidden'
+          }
+        }
+      }
+      /** @description `not_found` */
+      404: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'not_found'
+          }
+        }
+      }
+      /** @description `internal_error` */
+      500: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'internal_error'
+          }
+        }
+      }
+      /** @description `overloaded`, `database_unavailable` */
+      503: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          'Retry-After': components['headers']['RetryAfter']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'overloaded' | 'database_unavailable'
+          }
+        }
+      }
+    }
+  }
+  get_usage: {
+    parameters: {
+      query?: {
+        /**
+         * @description hour when left out
+         * @example hour
+         */
+        step?: 'hour' | 'day'
+        /** @description Unix milliseconds; a day ago, by days 30 days ago */
+        from?: number
+        /** @description Unix milliseconds; now when left out */
+        to?: number
+      }
+      header?: never
+      path: {
+        /**
+         * @description The agent, 1-128 characters. A path: an envelope on "team" also caps "team/crawler"; "*" is the whole account.
+         * @example crawler
+         */
+        agent_id: string
+      }
+      cookie?: never
+    }
+    requestBody?: never
+    responses: {
+      /** @description Success */
+      200: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          /**
+           * @example {
+           *       "agent_id": "crawler",
+           *       "step": "hour",
+           *       "from": 1763809200000,
+           *       "to": 1763812800001,
+           *       "spent_usd": 0.12,
+           *       "series": [
+           *         {
+           *           "at": 1763809200000,
+           *           "spent_usd": 0.12,
+           *           "calls": 4
+           *         },
+           *         {
+           *           "at": 1763812800000,
+           *           "spent_usd": 0,
+           *           "calls": 0
+           *         }
+           *       ],
+           *       "models": [
+           *         {
+           *           "model": "claude-sonnet-4-6",
+           *           "spent_usd": 0.12,
+           *           "calls": 4,
+           *           "input_tokens": 21400,
+           *           "output_tokens": 3700
+           *         }
+           *       ]
+           *     }
+           */
+          'application/json': components['schemas']['GetUsageResult']
+        }
+      }
+      /** @description `invalid_params` */
+      400: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'invalid_params'
+          }
+        }
+      }
+      /** @description `missing_api_key`, `invalid_api_key` */
+      401: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'missing_api_key' | 'invalid_api_key'
+          }
+        }
+      }
+      /** @description `forbidden` */
+      403: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'forbidden'
+          }
+        }
+      }
+      /** @description `not_found` */
+      404: {
+        headers: {
+          'X-Request-Id': components['headers']['RequestId']
+          [name: string]: unknown
+        }
+        content: {
+          'application/json': components['schemas']['Error'] & {
+            /** @enum {string} */
+            error?: 'not_found'
           }
         }
       }

@@ -20,21 +20,9 @@ export type ApprovalRequested = AnswerOf<'request_approval'>
 export type Approval = AnswerOf<'check_approval'>
 
 /** A spend that is no model call. */
-export type BookInput = {
-  agent_id?: string
-  resource_type: 'api_call' | 'compute' | 'storage' | 'custom' | 'llm_call'
-  action: string
-  /** US dollars. */
-  cost: number
-  metadata?: Record<string, unknown>
-}
-export type BookAnswer = {
-  status: 'success' | 'denied'
-  cost: number
-  budgets: { period: string; remaining: number }[]
-  reason?: string
-  message?: string
-}
+export type BookInput = OwnAgent<BodyOf<'book_spend'>>
+/** `status: "denied"` says in `reason` and `hint` why nothing was booked. */
+export type BookAnswer = AnswerOf<'book_spend'>
 
 /** An approved clearance: what is open until it is reconciled or released. */
 export type Clearance = ClearAnswer & { approved: true; clearance_id: string; expires_at: number }

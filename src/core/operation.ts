@@ -70,6 +70,8 @@ export type Operation<D, I extends z.ZodObject = z.ZodObject, O extends z.ZodObj
   readonly output: O
   /** HTTP status of success; 200 when absent. */
   readonly status?: 200 | 201
+  /** Set where the contract answers a denial, which is a result like others, with a status of its own. */
+  readonly denial?: { readonly status: 403; is(body: z.input<O>): boolean }
   /** Codes this operation may answer beyond those every operation can. */
   readonly errors?: readonly ErrorCode[]
   /** Statuses of codes that this operation answers with another one than usual. */
@@ -211,7 +213,7 @@ export function createExecutor<D>(options: {
       if (stream) return { status: 200, body: {}, stream }
       const body = await operation.run(deps, input, context)
       if (options.checkResults) operation.output.parse(body)
-      return { status: operation.status ?? 200, body }
+      return { status: operation.denial?.is(body) ? operation.denial.status : (operation.status ?? 200), body }
     }
     // A call without an account cannot own a key; account creation is limited per address instead.
     if (call.idempotencyKey === undefined || !isReplayable(operation) || call.caller.kind === 'public')

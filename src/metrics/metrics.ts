@@ -15,6 +15,9 @@ type Count = { inc(by: number): void }
 /** Counted since the last scrape. */
 type Tally = { more: number; readonly count: Count }
 
+/** Of this process. */
+export type GovernanceFigures = { readonly isUsable: boolean; readonly pending: number }
+
 /**
  * What Prometheus reads (docs/operations.md). Labels hold names of operations, outcomes and reasons only: never an account, an agent or a
  * key. Requests add to plain numbers, which a scrape hands over; everything else is looked at when a scrape comes.
@@ -54,9 +57,14 @@ export class Metrics<D> implements CallObserver<D>, EngineObserver {
   readonly #tallies = new Map<string, Tally>()
 
   /** @param sources what a scrape looks at */
-  constructor(sources: { engine: () => Pick<DecisionEngine, 'stats' | 'depth'>; figures: Pick<Figures, 'current'> }) {
+  constructor(sources: {
+    engine: () => Pick<DecisionEngine, 'stats' | 'depth'>
+    figures: Pick<Figures, 'current'>
+    governance: () => GovernanceFigures
+  }) {
     this.#engineGauges(sources.engine)
     this.#figureGauges(sources.figures)
+    this.#governanceGauges(sources.governance)
   }
 
   /** Adds the process's own metrics: memory, CPU, event loop, garbage collection. */
@@ -153,6 +161,15 @@ export class Metrics<D> implements CallObserver<D>, EngineObserver {
       })
       counter.inc(0)
     }
+  }
+
+  #governanceGauges(governance: () => GovernanceFigures): void {
+    this.#gauge('gvnr_governance_file_usable', '0 while the governance file on disk is not the one in force', (gauge) =>
+      gauge.set(governance().isUsable ? 1 : 0),
+    )
+    this.#gauge('gvnr_outage_pending_bookings', 'Allowed while the database was away and not booked yet', (gauge) =>
+      gauge.set(governance().pending),
+    )
   }
 
   #figureGauges(figures: Pick<Figures, 'current'>): void {

@@ -57,6 +57,11 @@ export class PriceService implements Catalogue {
     this.#catalogue = createCatalogue({ operatorPrices: options.operatorPrices })
   }
 
+  /** The prices as they are now, for what has to be settled at the prices it began with. */
+  get current(): Catalogue {
+    return this.#catalogue
+  }
+
   rateFor(model: string, inputTokens?: number): Rate {
     return this.#catalogue.rateFor(model, inputTokens)
   }

@@ -1,3 +1,4 @@
+import { LRUCache } from 'lru-cache'
 import { allFulfilled, Batcher } from '../core/batcher.ts'
 import type { Clock } from '../core/clock.ts'
 import { DomainError } from '../core/errors.ts'
@@ -19,6 +20,9 @@ import {
 export type { RateKey } from './store.ts'
 
 const MINUTE = 60_000
+const UNLIMITED_KEYS = 20_000
+/** How soon a first share holds for the proxy of another process. */
+const UNLIMITED_MS = 1_000
 
 export type RateDecision =
   | { readonly allowed: true; readonly left: number }
@@ -33,6 +37,8 @@ export class RateService {
   readonly #clock: Clock
   readonly #checks: Batcher<RateKey, RateDecision>
   readonly #onExceeded: (key: RateKey) => void
+  /** Shares that are known not to be there. */
+  readonly #unlimited = new LRUCache<string, true>({ max: UNLIMITED_KEYS, ttl: UNLIMITED_MS })
   readonly #changes: Recorder | undefined
 
   /** @param deps `onExceeded` is told of every refusal; it must not throw or take time */
@@ -52,9 +58,23 @@ export class RateService {
     return this.#checks.submit(key)
   }
 
+  /**
+   * Counts one request where a share exists; most calls have none, and that is remembered for a second, so that they cost no statement.
+   * @returns null where there is no share
+   */
+  async checkIfShared(key: RateKey): Promise<Exclude<RateDecision, { reason: 'no_rate_envelope' }> | null> {
+    const name = nameOf(key)
+    if (this.#unlimited.has(name)) return null
+    const decision = await this.check(key)
+    if (decision.allowed || decision.reason === 'rate_exceeded') return decision
+    this.#unlimited.set(name, true)
+    return null
+  }
+
   async set(key: RateKey, requestsPerMinute: number, caller?: Caller): Promise<void> {
     const recorded = this.#recorded(key, caller, 'rate_share.set', { requests_per_minute: requestsPerMinute })
     await withDatabaseFailure(upsertRateEnvelope(this.#database, key, requestsPerMinute, this.#clock.now(), recorded))
+    this.#unlimited.delete(nameOf(key))
   }
 
   /** For the audit trail, in the transaction of the change. */
@@ -88,7 +108,7 @@ export class RateService {
   async #checkAll(keys: RateKey[]): Promise<PromiseSettledResult<RateDecision>[]> {
     const groups = new Map<string, { key: RateKey; indexes: number[] }>()
     for (const [index, key] of keys.entries()) {
-      const name = JSON.stringify([key.accountId, key.agentId, key.provider, key.model])
+      const name = nameOf(key)
       const group = groups.get(name)
       if (group) group.indexes.push(index)
       else groups.set(name, { key, indexes: [index] })
@@ -120,6 +140,8 @@ export class RateService {
     return allFulfilled(decisions)
   }
 }
+
+const nameOf = (key: RateKey): string => JSON.stringify([key.accountId, key.agentId, key.provider, key.model])
 
 const rateNotFound = (key: RateKey): DomainError =>
   new DomainError('not_found', {

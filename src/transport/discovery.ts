@@ -15,6 +15,8 @@ export type DiscoveryDeps<D> = {
   readonly document: OpenApiDocument
   /** Rejects, or does not settle, when the database does not answer. */
   readonly ping: () => Promise<void>
+  /** Whether the governance file on disk is the one in force; null without one. */
+  readonly governanceFile?: () => 'ok' | 'unusable' | null
   readonly log: Log
 }
 export type DiscoveryOptions = { readonly version: string; readonly origin: (c: HttpContext) => string }
@@ -30,7 +32,9 @@ export function mountDiscovery<D>(app: Hono<HttpEnv>, deps: DiscoveryDeps<D>, op
   app.get('/ready', async (c) => {
     const id = requestIdOf(c)
     const failure = await answers()
-    if (failure === null) return jsonResponse(200, { ok: true, database: 'ok', version }, id)
+    const file = deps.governanceFile?.() ?? null
+    if (failure === null)
+      return jsonResponse(200, { ok: true, database: 'ok', ...(file && { governance_file: file }), version }, id)
     const details = { ok: false, database: 'unavailable', reason: failure }
     return errorResponse(new DomainError('database_unavailable', { details, retryAfterSeconds: 1 }), id, deps.log)
   })

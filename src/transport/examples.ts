@@ -1,3 +1,4 @@
+import { enforcementExamples } from './examples-enforcement.ts'
 import { humanExamples } from './examples-humans.ts'
 import { operatorExamples } from './examples-operator.ts'
 
@@ -40,6 +41,7 @@ const AGENT_KEY = { name: 'crawler', scope: 'agent', agent_id: 'crawler', create
 /** By operation name. A test holds each against the operation's schemas and fails when one is missing. */
 export const examples: Readonly<Record<string, Example>> = {
   ...humanExamples,
+  ...enforcementExamples,
   ...operatorExamples,
   budget_clear: {
     request: { agent_id: 'crawler', model: 'claude-sonnet-4-6', estimated_tokens: 2000, estimated_input_tokens: 6000 },

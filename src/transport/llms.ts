@@ -31,6 +31,9 @@ Base address: ${origin}. Send the key as \`Authorization: Bearer bg_…\`. A den
 First: \`POST /v1/account\` (no key needed) returns an owner key. \`PUT /v1/budget/envelope\` sets a cap. \`POST /v1/account/keys\` makes a key of
 scope \`agent\` for each agent, so that an agent cannot lift its own cap. One approved clearance burns one operation; 1,000 operations cost $1.
 
+Or make the call through this server: ${origin}/v1 is a base URL for OpenAI's clients, ${origin} one for Anthropic's, with a Gvnr key. Each call is
+then cleared and reconciled by itself; one that does not fit answers 403 with a \`reason\` in its error.
+
 ## MCP
 
 Streamable HTTP at ${origin}/mcp. Claude Code: \`claude mcp add gvnr --transport http ${origin}/mcp --header "Authorization: Bearer bg_…"\`

@@ -82,6 +82,8 @@ const TAGS: Record<string, string> = {
   Notifications: 'Channels that reach the people of an account',
   Webhooks: 'Events for programs',
   'Top-up': 'Buying governance operations with USDC: x402, claims by transaction, deposit addresses, receipts',
+  Bookings: 'Spend that is no model call: API calls, compute, storage',
+  Usage: 'Agents, what they spend and how long their budgets last',
   Models: 'Models and prices',
   Audit: 'Every decision and every change, with a chain of hashes that a third party can check',
   Admin: 'For the operator of this server',
@@ -110,7 +112,7 @@ export function openApiDocument<D>(operations: readonly Operation<D>[], info: { 
       version: info.version,
       summary: 'Spend authority for AI agents',
       description:
-        'Clear the spend before the model call, reconcile after it. A denial is not an HTTP error: it answers 200 with approved:false or allowed:false. Money is in US dollars rounded to 6 places, times are Unix milliseconds.',
+        'Clear the spend before the model call, reconcile after it. A denial is not an HTTP error: it answers 200 with approved:false or allowed:false. Money is in US dollars rounded to 6 places, times are Unix milliseconds. Beside what is listed here, the LLM proxy speaks the formats of the providers: POST /v1/chat/completions, /v1/responses, /v1/embeddings (OpenAI), /v1/messages and /v1/messages/count_tokens (Anthropic).',
       license: { name: 'MIT', identifier: 'MIT' },
     },
     servers: [{ url: '/', description: 'This server; every path also answers below /api' }],
@@ -189,7 +191,7 @@ function describe<D>(operation: Operation<D>, resultName: string): OperationObje
           ...Object.fromEntries(operation.streams?.types.map((type) => [type, { schema: { type: 'string' } }]) ?? []),
         },
       },
-      ...errorResponses(operation),
+      ...errorResponses(operation, resultName),
     },
   }
 }
@@ -212,7 +214,7 @@ const HEADERS = {
 }
 const header = (name: keyof typeof HEADERS) => ({ $ref: `#/components/headers/${name}` })
 
-function errorResponses<D>(operation: Operation<D>): Record<string, ResponseObject> {
+function errorResponses<D>(operation: Operation<D>, resultName: string): Record<string, ResponseObject> {
   const status = (code: ErrorCode) => operation.errorStatus?.[code] ?? statusOf(code)
   const codes = new Set<ErrorCode>([
     ...COMMON_CODES,
@@ -222,6 +224,9 @@ function errorResponses<D>(operation: Operation<D>): Record<string, ResponseObje
     ...(isReplayable(operation) ? ONCE_CODES : []),
     ...(operation.errors ?? []),
   ])
+  const isDenial = (status: number): boolean => operation.denial?.status === status
+  const orDenial = (status: number, error: Schema): Schema =>
+    isDenial(status) ? { anyOf: [error, { $ref: `#/components/schemas/${resultName}` }] } : error
   const byStatus = new Map<number, ErrorCode[]>()
   for (const code of codes) byStatus.set(status(code), [...(byStatus.get(status(code)) ?? []), code])
   return Object.fromEntries(
@@ -230,17 +235,19 @@ function errorResponses<D>(operation: Operation<D>): Record<string, ResponseObje
       .map(([status, list]): [string, ResponseObject] => [
         String(status),
         {
-          description: list.map((code) => `\`${code}\``).join(', '),
+          description: [...list.map((code) => `\`${code}\``), ...(isDenial(status) ? ['or a denial'] : [])].join(', '),
           headers: {
             'X-Request-Id': header('RequestId'),
             ...(list.some((code) => WAIT_CODES.includes(code)) && { 'Retry-After': header('RetryAfter') }),
           },
-          content: json({
-            allOf: [
-              { $ref: '#/components/schemas/Error' },
-              { type: 'object', properties: { error: { type: 'string', enum: list } } },
-            ],
-          }),
+          content: json(
+            orDenial(status, {
+              allOf: [
+                { $ref: '#/components/schemas/Error' },
+                { type: 'object', properties: { error: { type: 'string', enum: list } } },
+              ],
+            }),
+          ),
           'x-error-codes': list,
         },
       ]),

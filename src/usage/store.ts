@@ -9,7 +9,7 @@ const MAX_LOOKED_AT = 5_000
  * A hold's id is a UUIDv7 of the moment its request came, so a range of time is a range of the primary key. Not to the millisecond: a request that was
  * interrupted is taken up under its first id, and a process that makes many ids runs a little ahead.
  */
-const ID_SLACK_MS = 600_000
+export const ID_SLACK_MS = 600_000
 
 /** The smallest UUIDv7 of a moment. */
 export function firstIdAt(at_ms: number): string {
@@ -19,7 +19,7 @@ export function firstIdAt(at_ms: number): string {
 
 const LAST_ID = 'ffffffff-ffff-ffff-ffff-ffffffffffff'
 /** What a hold counts as: nothing once released, what was used once settled, its estimate until then. */
-const COUNTED =
+export const COUNTED =
   'case h.state when 2 then 0 when 1 then coalesce(h.actual_nanousd, h.estimate_nanousd) else h.estimate_nanousd end'
 /** The agent itself and everything below it; all agents for null. */
 const within = (parameter: string): string =>
@@ -28,13 +28,13 @@ const within = (parameter: string): string =>
 export type Range = { readonly agentId: string | null; readonly from_ms: number; readonly to_ms: number }
 export type SpendRow = { readonly index: number; readonly spent: Nanousd; readonly calls: number }
 
-const holdsIn = (columns: string): string =>
+export const holdsIn = (columns: string): string =>
   `select ${columns} from (
-     select agent_id, state, estimate_nanousd, actual_nanousd, taken_ms from holds
+     select hold_id, agent_id, model, state, estimate_nanousd, actual_nanousd, taken_ms from holds
      where account_id = $1::uuid and hold_id >= $2::uuid and hold_id < $3::uuid order by hold_id desc limit ${MAX_HOLDS}) h
    where h.taken_ms >= $4::bigint and h.taken_ms < $5::bigint and ${within('$6')}`
 
-const rangeValues = (accountId: string, { agentId, from_ms, to_ms }: Range): (string | null)[] => [
+export const rangeValues = (accountId: string, { agentId, from_ms, to_ms }: Range): (string | null)[] => [
   accountId,
   firstIdAt(from_ms - ID_SLACK_MS),
   firstIdAt(to_ms + ID_SLACK_MS),

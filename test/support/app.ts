@@ -3,6 +3,7 @@ import { type Config, readConfig } from '../../src/config.ts'
 import { type Clock, ManualClock } from '../../src/core/clock.ts'
 import { createLog } from '../../src/core/log.ts'
 import type { Database } from '../../src/db/client.ts'
+import type { GovernanceSource } from '../../src/governance/source.ts'
 
 export const ADMIN_SECRET = 'operator secret of the tests'
 /** A Wednesday noon, far from every boundary but the hour's. */
@@ -68,8 +69,10 @@ type Options<C extends Clock> = {
   clock?: C
   config?: Partial<{ [Name in keyof Config]: Config[Name] | undefined }>
   start?: boolean
+  proxy?: NonNullable<AppOptions['proxy']>
   tracing?: NonNullable<AppDeps['tracing']>
   live?: AppOptions['live']
+  governance?: GovernanceSource
 }
 
 /**
@@ -97,8 +100,18 @@ export async function openTestApp<C extends Clock = ManualClock>(
   const log = createLog(config.LOG_LEVEL, (line) => logged.push(JSON.parse(line) as JsonBody))
   const app = createApp(
     config,
-    { database, clock, log, ...(options.tracing && { tracing: options.tracing }) },
-    { checkResults: true, ...(options.live && { live: options.live }) },
+    {
+      database,
+      clock,
+      log,
+      ...(options.tracing && { tracing: options.tracing }),
+      ...(options.governance && { governance: options.governance }),
+    },
+    {
+      checkResults: true,
+      ...(options.proxy && { proxy: options.proxy }),
+      ...(options.live && { live: options.live }),
+    },
   )
   if (options.start) await app.start()
   const api = apiOf(app)

@@ -23,12 +23,15 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   approvals: ['core', 'db', 'accounts', 'budgets', 'notifications'],
   audit: ['core', 'db', 'budgets'],
   metrics: ['core', 'db', 'budgets'],
-  usage: ['core', 'db'],
+  proxy: ['core', 'budgets', 'rate', 'prices'],
+  usage: ['core', 'db', 'budgets'],
+  governance: ['core', 'db', 'prices', 'budgets'],
+  resources: ['core', 'budgets'],
   dashboard: ['core', 'accounts', 'budgets', 'approvals', 'usage'],
   status: ['core'],
-  transport: ['core', 'accounts', 'budgets', 'rate', 'idempotency', 'prices', 'billing', 'approvals', 'notifications'],
   // Commands stand beside main.ts: they wire what they need.
-  cli: ['app', 'core', 'db', 'accounts', 'audit', 'billing', 'budgets'],
+  cli: ['app', 'core', 'db', 'accounts', 'audit', 'billing', 'budgets', 'governance'],
+  transport: ['core', 'accounts', 'budgets', 'rate', 'idempotency', 'prices', 'billing', 'approvals', 'notifications', 'proxy'],
   pages: ['core', 'accounts', 'budgets', 'rate', 'prices', 'billing', 'approvals', 'notifications', 'dashboard', 'status'],
 }
 

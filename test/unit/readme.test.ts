@@ -5,6 +5,7 @@ import { readConfig } from '../../src/config.ts'
 import { DomainError, errorCodes } from '../../src/core/errors.ts'
 import { operations } from '../../src/operations.ts'
 import { DEFAULT_PRICE, PINNED_PRICES } from '../../src/prices/pinned.ts'
+import { ROUTES } from '../../src/proxy/routes.ts'
 
 const ROOT = join(import.meta.dirname, '../..')
 const read = (path: string): string => readFileSync(join(ROOT, path), 'utf8')
@@ -63,6 +64,7 @@ describe.each([
   'docs/operations.md',
   'docs/clients.md',
   'docs/topup.md',
+  'docs/proxy.md',
   'docs/audit.md',
   'CHANGELOG.md',
 ])('%s', (path) => {
@@ -74,7 +76,8 @@ describe.each([
   })
 
   it('names only paths that the API has', () => {
-    const known = operations.map((operation) => new RegExp(`^${operation.path.replaceAll(/\{\w+\}/g, '[^/]+')}$`))
+    const paths = [...operations.map((operation) => operation.path), ...ROUTES.map((route) => `/v1${route.path}`)]
+    const known = paths.map((path) => new RegExp(`^${path.replaceAll(/\{\w+\}/g, '[^/]+')}$`))
     const named = [...content.replaceAll(/\$\w+/g, '{variable}').matchAll(/\/v1\/[\w{}/-]+/g)].map(([name]) =>
       name.replace(/\/$/, ''),
     )

@@ -207,6 +207,9 @@ describe('the client', () => {
       allowed: false,
       reason: 'no_rate_envelope',
     })
+    const booking = { resource_type: 'api_call', action: 'web_search', cost: 0.4 } as const
+    expect(await gvnr.book(booking)).toMatchObject({ status: 'success', cost: 0.4, agent_id: id })
+    expect(await gvnr.book({ ...booking, cost: 0.7 })).toMatchObject({ status: 'denied', reason: 'daily_budget_exceeded' })
     const approval = await gvnr.requestApproval({ action_summary: 'Buy a book' })
     expect(await gvnr.checkApproval(approval.approval_id)).toMatchObject({ decision: 'pending', agent_id: id })
     expect(() => createGvnr({ baseUrl: kit.server.origin, apiKey: '' })).toThrow('apiKey')

@@ -126,6 +126,21 @@ describeEachDatabase('kinds of holds', (openTestDatabase) => {
       await isRight()
     })
 
+    it('is settled or released in the very batch in which it is renewed', async () => {
+      const { accountId, here, reserved, settle, spent, isRight } = await setUp(await openTestDatabase())
+      const renew = (id: string) => here.renew(accountId, call(), id, 90_000)
+      for (const end of [(id: string) => settle(here, id), (id: string) => here.releaseReservation(accountId, call(), id)]) {
+        const id = await reserved(here)
+        // What is asked for in one turn of the event loop is decided in one batch.
+        const [first, again, , late] = await Promise.all([renew(id), renew(id), end(id), renew(id)])
+        expect([first, again, late]).toEqual([true, true, false])
+        await isRight()
+        expect(await renew(id)).toBe(false)
+        expect(await end(id)).toMatchObject({ replayed: true })
+      }
+      expect(await spent()).toEqual([0.15, 0.15])
+    })
+
     it('is renewed while it is open, never shortened, and not any more once it is resolved', async () => {
       const database = await openTestDatabase()
       const { accountId, here, there, reserved, settle, clock } = await setUp(database)

@@ -272,7 +272,9 @@ describe('an envelope', () => {
       { approved: true, remaining: 0n },
     ])
     expect(change.charged.size).toBe(0)
-    expect(change.limited.get('a')).toEqual(envelope([null, null, 6n, null, 9n], { spent: same(6n), createdMs: 1, extra: null }))
+    expect(change.limited.get('a')).toEqual(
+      envelope([null, null, 6n, null, 9n], { spent: same(6n), createdMs: 1, extra: null, loop: null }),
+    )
   })
 
   it('that was set or deleted by an interrupted run is left as it is now', () => {

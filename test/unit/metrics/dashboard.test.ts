@@ -10,7 +10,11 @@ const dashboard = JSON.parse(readFileSync(join(import.meta.dirname, '../../../do
 const WORDS = new Set(['sum', 'max', 'rate', 'by', 'histogram_quantile', 'le'])
 
 const stats = { batches: 0, commands: 0, conflicts: 0, locked: 0, failures: 0 }
-const metrics = new Metrics({ engine: () => ({ stats, depth: 0 }), figures: { current: async () => new Map() } })
+const metrics = new Metrics({
+  engine: () => ({ stats, depth: 0 }),
+  figures: { current: async () => new Map() },
+  governance: () => ({ isUsable: true, pending: 0 }),
+})
 metrics.start()
 const names = new Set(metrics.names)
 const namesIn = (expr: string): string[] =>

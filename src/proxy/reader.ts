@@ -1,0 +1,223 @@
+import type { RouteKind } from './routes.ts'
+import { type SseEvent, SseSplitter } from './sse.ts'
+import { terminalEvents } from './terminal.ts'
+import { mergeUsage, type RawUsage } from './usage.ts'
+
+/** What an answer has told about itself so far. */
+export type Seen = {
+  usage: RawUsage | null
+  /** The usage is the last word on the call. */
+  isFinal: boolean
+  /** Pieces of output, and the length of their text: what an output whose count never came is estimated from. */
+  pieces: number
+  textBytes: number
+  /** The provider reported an error inside its answer. */
+  failed: boolean
+  /** Everything it has to say has been said, also when the connection breaks afterwards. */
+  isComplete: boolean
+}
+
+/** Reads an answer while it is forwarded. */
+export type AnswerReader = {
+  readonly seen: Seen
+  /** @returns what of it goes to the client now */
+  push(chunk: Buffer): readonly Buffer[]
+  end(): readonly Buffer[]
+  /** What makes the stream end properly for the client's parser when it is cut here. */
+  terminal(): Buffer
+}
+
+type Json = Readonly<Record<string, unknown>>
+const isObject = (value: unknown): value is Json => typeof value === 'object' && value !== null && !Array.isArray(value)
+/** What is known of an answer before its first byte. */
+export const nothingSeen = (): Seen => ({
+  usage: null,
+  isFinal: false,
+  pieces: 0,
+  textBytes: 0,
+  failed: false,
+  isComplete: false,
+})
+
+/** What the terminal events of a cut stream are made from. */
+export type StreamState = { readonly kind: RouteKind; first: Json | null; sequence: number; openBlocks: Set<number> }
+
+/**
+ * Reads a server-sent event stream. Bytes go on as they come, unless whole events are needed: to hide the event that only we asked for,
+ * or to be able to end between two.
+ */
+export class StreamReader implements AnswerReader {
+  readonly seen = nothingSeen()
+  readonly #state: StreamState
+  readonly #hidesUsage: boolean
+  readonly #wholeEvents: boolean
+  readonly #splitter = new SseSplitter()
+
+  constructor(kind: RouteKind, options: { hidesUsage: boolean; wholeEvents: boolean }) {
+    this.#state = { kind, first: null, sequence: 0, openBlocks: new Set() }
+    this.#hidesUsage = options.hidesUsage
+    this.#wholeEvents = options.wholeEvents || options.hidesUsage
+  }
+
+  push(chunk: Buffer): readonly Buffer[] {
+    const kept = this.#read(this.#splitter.push(chunk))
+    return kept ?? [chunk]
+  }
+
+  end(): readonly Buffer[] {
+    const last = this.#splitter.end()
+    return (last === null ? null : this.#read([last])) ?? []
+  }
+
+  terminal(): Buffer {
+    return terminalEvents(this.#state)
+  }
+
+  /** @returns what is to be sent of these events; null when the bytes go on as they came */
+  #read(events: readonly SseEvent[]): Buffer[] | null {
+    const kept: Buffer[] = []
+    for (const event of events) {
+      const isOurs = this.#readEvent(event) && this.#hidesUsage
+      if (this.#wholeEvents && !isOurs) kept.push(event.bytes)
+    }
+    if (!this.#wholeEvents) return null
+    // Neighbours are one write again.
+    return kept.length < 2 ? kept : [Buffer.concat(kept)]
+  }
+
+  /** @returns true for the event that exists only because usage was asked for */
+  #readEvent({ data }: SseEvent): boolean {
+    if (data === null || data.length === 0) return false
+    const { seen } = this
+    if (data[0] !== 0x7b) {
+      if (data.includes('[DONE]')) seen.isComplete = true
+      else this.#countText(data.length)
+      return false
+    }
+    const event = parse(data)
+    if (event === null) {
+      this.#countText(data.length)
+      return false
+    }
+    this.#state.first ??= event
+    if (this.#state.kind === 'messages') this.#readMessages(event)
+    else if (this.#state.kind === 'responses') this.#readResponses(event)
+    else return this.#readChat(event)
+    return false
+  }
+
+  #countText(bytes: number): void {
+    this.seen.pieces++
+    this.seen.textBytes += bytes
+  }
+
+  #countOutput(text: unknown): void {
+    if (typeof text === 'string' && text !== '') this.#countText(Buffer.byteLength(text))
+  }
+
+  #readChat(event: Json): boolean {
+    const { seen } = this
+    if (event.error !== undefined && event.error !== null) seen.failed = true
+    seen.usage = mergeUsage(seen.usage, event.usage)
+    const choices = Array.isArray(event.choices) ? event.choices : []
+    for (const choice of choices) {
+      const delta = isObject(choice) && isObject(choice.delta) ? choice.delta : null
+      if (delta === null) continue
+      for (const text of [delta.content, delta.reasoning ?? delta.reasoning_content, delta.refusal]) this.#countOutput(text)
+      for (const call of Array.isArray(delta.tool_calls) ? delta.tool_calls : [])
+        if (isObject(call) && isObject(call.function)) this.#countOutput(call.function.arguments)
+    }
+    const isUsageOnly = Array.isArray(event.choices) && choices.length === 0 && isObject(event.usage)
+    if (isUsageOnly) seen.isFinal = true
+    return isUsageOnly
+  }
+
+  #readResponses(event: Json): void {
+    const { seen } = this
+    const { type, response } = event
+    if (typeof event.sequence_number === 'number') this.#state.sequence = event.sequence_number
+    if (type === 'response.completed' || type === 'response.incomplete' || type === 'response.failed') {
+      seen.isComplete = true
+      if (type === 'response.failed') seen.failed = true
+      if (isObject(response) && isObject(response.usage)) {
+        seen.usage = mergeUsage(seen.usage, response.usage)
+        seen.isFinal = true
+      }
+    } else if (type === 'error') seen.failed = true
+    else this.#countOutput(event.delta)
+  }
+
+  #readMessages(event: Json): void {
+    const { seen } = this
+    const { type, index } = event
+    if (type === 'message_start' && isObject(event.message)) seen.usage = mergeUsage(seen.usage, event.message.usage)
+    else if (type === 'content_block_start' && typeof index === 'number') this.#state.openBlocks.add(index)
+    else if (type === 'content_block_stop' && typeof index === 'number') this.#state.openBlocks.delete(index)
+    else if (type === 'content_block_delta' && isObject(event.delta)) {
+      const { text, partial_json, thinking } = event.delta
+      this.#countOutput(text ?? partial_json ?? thinking)
+    } else if (type === 'message_delta') {
+      seen.usage = mergeUsage(seen.usage, event.usage)
+      if (isObject(event.usage)) seen.isFinal = true
+    } else if (type === 'message_stop') seen.isComplete = true
+    else if (type === 'error') seen.failed = true
+  }
+}
+
+/** Longest plain answer that is read as a whole; of a longer one only the end, where the usage stands. */
+const MAX_PLAIN_BYTES = 16 * 1024 * 1024
+const TAIL_BYTES = 16 * 1024
+
+/** Reads an answer that is one JSON document. */
+export class PlainReader implements AnswerReader {
+  readonly seen = nothingSeen()
+  readonly #isTailEnough: boolean
+  #chunks: Buffer[] = []
+  #bytes = 0
+
+  /** The answer to an embeddings call is numbers and, at its end, the usage: nothing before can be mistaken for it. */
+  constructor(kind: RouteKind) {
+    this.#isTailEnough = kind === 'embeddings'
+  }
+
+  push(chunk: Buffer): readonly Buffer[] {
+    this.#chunks.push(chunk)
+    this.#bytes += chunk.length
+    if (this.#bytes > (this.#isTailEnough ? 4 * TAIL_BYTES : MAX_PLAIN_BYTES)) {
+      const tail = Buffer.from(Buffer.concat(this.#chunks).subarray(-TAIL_BYTES))
+      this.#chunks = [tail]
+      this.#bytes = tail.length
+    }
+    return [chunk]
+  }
+
+  end(): readonly Buffer[] {
+    const bytes = Buffer.concat(this.#chunks)
+    const answer = parse(bytes) ?? { usage: usageAtEnd(bytes) }
+    this.#chunks = []
+    this.seen.usage = mergeUsage(null, answer.usage)
+    this.seen.isFinal = this.seen.usage !== null
+    this.seen.isComplete = true
+    return []
+  }
+
+  terminal(): Buffer {
+    return Buffer.alloc(0)
+  }
+}
+
+function parse(bytes: Buffer): Json | null {
+  try {
+    const value: unknown = JSON.parse(bytes.toString('utf8'))
+    return isObject(value) ? value : null
+  } catch {
+    return null
+  }
+}
+
+function usageAtEnd(bytes: Buffer): unknown {
+  const text = bytes.toString('utf8')
+  const start = text.lastIndexOf('"usage"')
+  const [, found] = /^"usage"\s*:\s*(\{(?:[^{}]|\{[^{}]*\})*\})/.exec(start === -1 ? '' : text.slice(start)) ?? []
+  return found === undefined ? null : parse(Buffer.from(found))
+}

@@ -1,0 +1,327 @@
+import { hash } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { Agent } from 'undici'
+import type { BudgetService } from '../budgets/service.ts'
+import type { LoopLimit } from '../budgets/state.ts'
+import type { Clock } from '../core/clock.ts'
+import { DomainError } from '../core/errors.ts'
+import { uuidv7 } from '../core/ids.ts'
+import type { Log } from '../core/log.ts'
+import type { Nanousd } from '../core/money.ts'
+import { isWithin, type KeyCaller } from '../core/operation.ts'
+import { agentIdSchema } from '../core/text.ts'
+import type { Catalogue } from '../prices/catalogue.ts'
+import { readModelId, withoutDate, withoutVariant } from '../prices/normalise.ts'
+import type { RateService } from '../rate/service.ts'
+import { type Answer, budgetRefusal, failureAnswer, type PolicyRefusal, ProxyError, policyRefusal } from './answers.ts'
+import { Call, type Ended, type Reserved, type Sink } from './call.ts'
+import { type Charge, chargeFor, worstCase } from './charge.ts'
+import { type Headers, upstreamHeaders } from './headers.ts'
+import { type PlannedCall, planCall } from './request.ts'
+import type { Route } from './routes.ts'
+import { type Upstream, Upstreams } from './upstreams.ts'
+
+/** What a rule is asked before any money is looked at. */
+export type PolicyQuestion = {
+  readonly agentId: string
+  readonly model: string
+  /** The most output tokens the call may produce. */
+  readonly maxTokens: number
+}
+export type Policy = (accountId: string, question: PolicyQuestion) => PolicyRefusal | null | Promise<PolicyRefusal | null>
+
+export type ProxyDeps = {
+  readonly budgets: BudgetService
+  readonly rates: RateService
+  /** The prices in force; a call is settled at those that were when it began. */
+  readonly catalogue: () => Catalogue
+  readonly clock: Clock
+  readonly log: Log
+  readonly policy: Policy
+}
+export type ProxySettings = {
+  readonly upstreams: readonly Upstream[]
+  /** Whether an account may call with the operator's keys. */
+  readonly mayUseOperatorKeys: (accountId: string) => boolean
+  /** Longest silence of a provider, before and during its answer. */
+  readonly timeout_ms: number
+  readonly cutoff: boolean
+  readonly maxCalls: number
+  /** How many identical calls are a loop, where no envelope says it; null: none. */
+  readonly loop: LoopLimit | null
+  /** How often reservations of running calls are renewed. */
+  readonly renew_ms?: number
+}
+
+export type ProxyRequest = {
+  readonly caller: KeyCaller
+  readonly route: Route
+  readonly agentId: string | undefined
+  readonly headers: Headers
+  /** With its question mark, without our key; empty when there is none. */
+  readonly query: string
+  readonly callersKey: string | undefined
+  readonly bytes: Buffer
+}
+
+/** A reservation outlives its process by this much at most, counted at its estimate; it is renewed long before. */
+const HOLD_MS = 120_000
+const RENEW_MS = 30_000
+const CONNECT_TIMEOUT_MS = 10_000
+const SETTLE_DELAYS_MS = [200, 1_000, 5_000, 15_000, 30_000]
+/** The agent of a key that is bound to none, when the call does not name one. */
+const DEFAULT_AGENT = 'default'
+
+type Open = { readonly call: Call; readonly accountId: string; readonly holdId: string | null }
+
+/** The LLM proxy (contract section 9): reserve, forward, stream, settle. */
+export class ProxyService {
+  readonly #deps: ProxyDeps
+  readonly #settings: ProxySettings
+  readonly #upstreams: Upstreams
+  readonly #dispatcher: Agent
+  readonly #open = new Set<Open>()
+  readonly #work = new Set<Promise<unknown>>()
+  readonly #stopped = new AbortController()
+  #renewal: NodeJS.Timeout | undefined
+
+  constructor(deps: ProxyDeps, settings: ProxySettings) {
+    this.#deps = deps
+    this.#settings = settings
+    this.#upstreams = new Upstreams(settings.upstreams)
+    const { timeout_ms } = settings
+    this.#dispatcher = new Agent({
+      headersTimeout: timeout_ms,
+      bodyTimeout: timeout_ms,
+      connect: { timeout: CONNECT_TIMEOUT_MS },
+    })
+  }
+
+  start(): void {
+    this.#renewal = setInterval(() => this.#tend(), this.#settings.renew_ms ?? RENEW_MS)
+    this.#renewal.unref()
+  }
+
+  /** Ends the calls that still run, settles what they used, and closes the connections to providers. */
+  async stop(limit_ms: number): Promise<void> {
+    clearInterval(this.#renewal)
+    for (const { call } of this.#open) call.stop()
+    const late = setTimeout(() => this.#stopped.abort(), limit_ms)
+    await this.settled()
+    clearTimeout(late)
+    await this.#dispatcher.destroy()
+  }
+
+  /** Waits until no call runs and every one is settled. */
+  async settled(): Promise<void> {
+    while (this.#work.size > 0) await Promise.allSettled(this.#work)
+  }
+
+  get openCalls(): number {
+    return this.#open.size
+  }
+
+  /**
+   * Forwards one call and writes its answer to the sink.
+   * @returns the answer to give instead, when nothing was written
+   * @throws ProxyError, DomainError for what the caller can act on; only before anything was written
+   */
+  async forward(request: ProxyRequest, sink: Sink): Promise<Answer | null> {
+    const { caller, route } = request
+    if (this.#open.size >= this.#settings.maxCalls) throw new DomainError('overloaded', { retryAfterSeconds: 1 })
+    const agentId = agentOf(caller, request.agentId)
+    const plan = planCall(route, request.bytes, this.#upstreams)
+    const headers = this.#headersFor(request, plan)
+    const target = { url: `${plan.choice.upstream.url}${route.path}${request.query}`, headers, route, plan }
+    const options = { dispatcher: this.#dispatcher, cutoff: this.#settings.cutoff }
+    if (route.kind === 'count_tokens') return this.#track(this.#runFree(new Call(target, sink, options), caller, route))
+
+    const fingerprint = hash('sha256', request.bytes, 'base64')
+    const refusal = await this.#refusalOf(caller.accountId, agentId, plan)
+    if (refusal !== null) return policyRefusal(route.protocol, agentId, refusal)
+    await this.#checkRate(caller.accountId, agentId, plan)
+    const { budgets, clock } = this.#deps
+    const catalogue = this.#deps.catalogue()
+    const { estimate, rates } = worstCase(catalogue, plan)
+    const { loop } = this.#settings
+    const fingerprint = hash('sha256', request.bytes, 'base64')
+    const reservation = { agentId, model: plan.model, estimate, rates, hold_ms: HOLD_MS, fingerprint, ...(loop && { loop }) }
+    const id = { operationId: uuidv7(clock.now()), resumed: false }
+    const outcome = await budgets.reserve(caller.accountId, id, reservation)
+    if (!outcome.approved) return budgetRefusal(route.protocol, agentId, outcome, estimate)
+    const reserved = { id: outcome.holdId, estimate, remaining: outcome.remaining }
+    return this.#track(
+      this.#runCharged(new Call(target, sink, options), { caller, agentId, route, plan, catalogue, reserved }, sink),
+    )
+  }
+
+  async #runFree(call: Call, caller: KeyCaller, route: Route): Promise<Answer | null> {
+    const open = { call, accountId: caller.accountId, holdId: null }
+    this.#open.add(open)
+    const ended = await call.run(null).finally(() => this.#open.delete(open))
+    return ended.failure === null ? null : failureAnswer(ended.failure, route.protocol)
+  }
+
+  async #runCharged(call: Call, context: ChargedCall, sink: Sink): Promise<Answer | null> {
+    const { caller, route, reserved } = context
+    const open = { call, accountId: caller.accountId, holdId: reserved.id }
+    this.#open.add(open)
+    let ended: Ended = { end: 'unreachable', seen: null, isStream: false, failure: null }
+    try {
+      // Who left while the reservation was made gets no call.
+      if (!sink.isClosed) {
+        ended = { ...ended, end: 'broken' }
+        ended = await call.run(reserved)
+      }
+    } finally {
+      this.#open.delete(open)
+      this.#track(this.#settle(context, ended))
+    }
+    if (ended.failure === null) return null
+    this.#deps.log.warn(
+      { err: ended.failure.cause, upstream: context.plan.choice.upstream.name, end: ended.end },
+      'a provider did not answer',
+    )
+    return failureAnswer(ended.failure, route.protocol)
+  }
+
+  /** What the call used is charged; what never was a call is given back. Tried again while the database is away. */
+  async #settle(context: ChargedCall, ended: Ended): Promise<void> {
+    const { caller, agentId, reserved, plan } = context
+    const { budgets, clock, log } = this.#deps
+    const charge = this.#chargeOf(context, ended)
+    const operationId = uuidv7(clock.now())
+    for (let attempt = 0; ; attempt++) {
+      const call = { operationId, resumed: attempt > 0 }
+      try {
+        if (charge === null) await budgets.releaseReservation(caller.accountId, call, reserved.id)
+        else {
+          const { usage, cost } = charge
+          const detail = detailOf(ended, charge)
+          await budgets.settleReservation(caller.accountId, call, { agentId, reservationId: reserved.id, usage, cost, detail })
+        }
+        return
+      } catch (error) {
+        const delay_ms = SETTLE_DELAYS_MS[attempt]
+        const isOver =
+          delay_ms === undefined || this.#stopped.signal.aborted || !(error instanceof DomainError && error.retryable)
+        if (isOver) {
+          log.error({ err: error, hold_id: reserved.id, model: plan.model }, 'a call cannot be settled: its estimate stands')
+          return
+        }
+        await sleep(delay_ms, undefined, { signal: this.#stopped.signal }).catch(() => {})
+      }
+    }
+  }
+
+  /** @returns null when nothing is to be paid (docs/proxy.md, "What is charged") */
+  #chargeOf({ route, plan, catalogue, reserved }: ChargedCall, { end, seen, isStream }: Ended): Charge | null {
+    if (end === 'refused' || end === 'unreachable' || end === 'reset') return null
+    if (seen === null) {
+      const usage = { inputTokens: plan.bound.inputTokens, outputTokens: plan.bound.outputTokens, ...NO_CACHE }
+      return { cost: reserved.estimate, usage, isEstimated: true }
+    }
+    if (seen.failed && seen.pieces === 0 && seen.usage === null) return null
+    const charge = chargeFor(catalogue, route.kind, plan, seen, { isWhole: end === 'complete', isStream })
+    return charge.isEstimated && charge.cost > reserved.estimate ? { ...charge, cost: reserved.estimate } : charge
+  }
+
+  #headersFor({ caller, route, headers, callersKey }: ProxyRequest, { choice }: PlannedCall) {
+    const { upstream } = choice
+    if (callersKey === undefined && upstream.key === undefined && upstream.needsKey)
+      throw new ProxyError(
+        400,
+        'upstream_key_missing',
+        `This server has no key for ${upstream.name}. Send yours in the X-Upstream-Authorization header.`,
+      )
+    if (callersKey === undefined && !this.#settings.mayUseOperatorKeys(caller.accountId))
+      throw new ProxyError(
+        403,
+        'upstream_key_missing',
+        `The operator's key for ${upstream.name} is not for this account. Send your own in the X-Upstream-Authorization header.`,
+      )
+    return upstreamHeaders(headers, route.protocol, upstream, callersKey)
+  }
+
+  async #refusalOf(accountId: string, agentId: string, plan: PlannedCall): Promise<PolicyRefusal | null> {
+    for (const model of [plan.model, ...plan.alternatives]) {
+      const question = { agentId, model, maxTokens: plan.bound.outputTokens }
+      const refusal = await this.#deps.policy(accountId, question)
+      if (refusal !== null) return refusal
+    }
+    return null
+  }
+
+  /**
+   * Counts the call against the agent's share, if there is one; under the id that the provider is sent and, as that may be dated, under the
+   * model's own name too.
+   */
+  async #checkRate(accountId: string, agentId: string, { choice }: PlannedCall): Promise<void> {
+    const names = new Set([choice.model, withoutDate(withoutVariant(readModelId(choice.model).canonical))])
+    const keys = [...names].map((model) => ({ accountId, agentId, provider: choice.upstream.name, model }))
+    const decisions = await Promise.all(keys.map((key) => this.#deps.rates.checkIfShared(key)))
+    for (const decision of decisions) {
+      if (decision === null || decision.allowed) continue
+      const seconds = Math.ceil(decision.retry_after_ms / 1000)
+      const message = `Agent "${agentId}" has used up its requests a minute for ${choice.upstream.name}. Try again in ${seconds} s.`
+      throw new ProxyError(429, 'rate_exceeded', message, { retryAfterSeconds: seconds })
+    }
+  }
+
+  /** Keeps reservations of running calls from expiring, and lets go of clients that do not read. */
+  #tend(): void {
+    const { budgets, clock, log } = this.#deps
+    for (const { call, accountId, holdId } of this.#open) {
+      if (call.blocked_ms > this.#settings.timeout_ms) call.dropClient()
+      if (holdId === null) continue
+      const renewing = budgets.renew(accountId, { operationId: uuidv7(clock.now()), resumed: false }, holdId, HOLD_MS)
+      this.#track(renewing.catch((error: unknown) => log.warn({ err: error }, 'renewing a reservation failed, will try again')))
+    }
+  }
+
+  #track<T>(work: Promise<T>): Promise<T> {
+    this.#work.add(work)
+    const done = (): void => void this.#work.delete(work)
+    work.then(done, done)
+    return work
+  }
+}
+
+type ChargedCall = {
+  readonly caller: KeyCaller
+  readonly agentId: string
+  readonly route: Route
+  readonly plan: PlannedCall
+  readonly catalogue: Catalogue
+  readonly reserved: Reserved
+}
+
+const NO_CACHE = { cachedInputTokens: 0, cacheWriteInputTokens: 0, cacheWrite1hInputTokens: 0 }
+
+/** @throws ProxyError, DomainError `forbidden` */
+function agentOf(caller: KeyCaller, named: string | undefined): string {
+  if (named === undefined) return caller.agentId ?? DEFAULT_AGENT
+  const parsed = agentIdSchema.safeParse(named)
+  if (!parsed.success) throw new ProxyError(400, 'invalid_agent_id', 'X-Gvnr-Agent-Id must be 1 to 128 characters long.')
+  if (caller.agentId !== null && !isWithin(named, caller.agentId))
+    throw new DomainError('forbidden', {
+      hint: `This key is bound to agent "${caller.agentId}" and those below it. Name one of those, or none.`,
+    })
+  return named
+}
+
+function detailOf(
+  { end }: Ended,
+  { usage, isEstimated }: { usage: Charge['usage']; cost: Nanousd; isEstimated: boolean },
+): string {
+  const { inputTokens, outputTokens, cachedInputTokens, cacheWriteInputTokens, cacheWrite1hInputTokens } = usage
+  return JSON.stringify({
+    end,
+    ...(isEstimated && { estimated: true }),
+    input_tokens: inputTokens,
+    output_tokens: outputTokens,
+    ...(cachedInputTokens > 0 && { cached_input_tokens: cachedInputTokens }),
+    ...(cacheWriteInputTokens > 0 && { cache_write_input_tokens: cacheWriteInputTokens }),
+    ...(cacheWrite1hInputTokens > 0 && { cache_write_1h_input_tokens: cacheWrite1hInputTokens }),
+  })
+}
