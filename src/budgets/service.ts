@@ -8,7 +8,6 @@ import type { Catalogue } from '../prices/catalogue.ts'
 import { affordableTokens, estimateNanousd, type TokenRates } from '../prices/cost.ts'
 import type { DecisionEngine } from './engine.ts'
 import { extraAt, limitsOf, NO_ENVELOPE, spentAt, termsOf, tighter } from './envelope.ts'
-import { PROXY_LOOP } from './loops.ts'
 import { pathOf } from './path.ts'
 import { noPolicy, type PolicyRefusal, type PolicySource } from './policy.ts'
 import type {

@@ -120,7 +120,7 @@ export type SettleCommand = CommandBase & {
   readonly cost?: Nanousd
   /** The kind that may be settled; a clearance when absent. A reservation can be settled after its expiry too. */
   readonly holdKind?: HoldKind
-  /** For the ledger, as JSON: what was used, and how it is known; the tokens of `usage` when absent. */
+  /** For the ledger: how the usage is known. */
   readonly detail?: string
 }
 export type ReleaseCommand = CommandBase & {

@@ -8,8 +8,10 @@ import type { Protocol } from './routes.ts'
 export type Answer = { readonly status: number; readonly headers: Readonly<Record<string, string>>; readonly body: unknown }
 
 /** What a rule of the operator or the account refuses before any money is looked at. */
-/** A rule that forbids a call, and in words for the caller what it allows. */
-export type PolicyRefusal = { readonly reason: 'model_not_allowed' | 'max_tokens_exceeded'; readonly message: string }
+export type PolicyRefusal = {
+  readonly reason: 'model_not_allowed' | 'max_tokens_exceeded' | 'loop_detected'
+  readonly message: string
+}
 
 /** Something the caller can act on, in the words of the provider whose clients it speaks to. */
 export class ProxyError extends Error {
@@ -78,7 +80,7 @@ export function budgetRefusal(protocol: Protocol, agentId: string, refusal: Refu
 }
 
 export const policyRefusal = (protocol: Protocol, agentId: string, { reason, message }: PolicyRefusal): Answer =>
-  refused(protocol, { type: 'policy_violation', agentId, reason, message })
+  refused(protocol, { type: reason === 'loop_detected' ? 'loop_detected' : 'policy_violation', agentId, reason, message })
 
 function refused(protocol: Protocol, error: { type: string; agentId: string; reason: string; message: string }): Answer {
   const { type, message, agentId, reason } = error
@@ -98,11 +100,6 @@ function explain(agentId: string, refusal: Refusal, required: Nanousd): { reason
   }
   if (refusal.reason === 'no_credits')
     return { reason: 'no_credits', message: 'The account has no governance operations left. Its owner has to add some.' }
-  if (refusal.reason === 'loop_detected')
-    return {
-      reason: 'loop_detected',
-      message: `Agent "${agentId}" sends the same request again and again. Change the prompt, the model or the plan; the same request is refused until there was none for a while.`,
-    }
   if (refusal.reason === 'suspended')
     return {
       reason: 'suspended',

@@ -27,6 +27,8 @@ export type PolicyQuestion = {
   readonly model: string
   /** The most output tokens the call may produce. */
   readonly maxTokens: number
+  /** The same for requests that are the same byte for byte. Computed when read. */
+  readonly fingerprint: string
 }
 export type Policy = (accountId: string, question: PolicyQuestion) => PolicyRefusal | null | Promise<PolicyRefusal | null>
 
@@ -136,8 +138,7 @@ export class ProxyService {
     const options = { dispatcher: this.#dispatcher, cutoff: this.#settings.cutoff }
     if (route.kind === 'count_tokens') return this.#track(this.#runFree(new Call(target, sink, options), caller, route))
 
-    const fingerprint = hash('sha256', request.bytes, 'base64')
-    const refusal = await this.#refusalOf(caller.accountId, agentId, plan)
+    const refusal = await this.#refusalOf(caller.accountId, agentId, plan, request.bytes)
     if (refusal !== null) return policyRefusal(route.protocol, agentId, refusal)
     await this.#checkRate(caller.accountId, agentId, plan)
     const { budgets, clock } = this.#deps
@@ -243,10 +244,18 @@ export class ProxyService {
     return upstreamHeaders(headers, route.protocol, upstream, callersKey)
   }
 
-  async #refusalOf(accountId: string, agentId: string, plan: PlannedCall): Promise<PolicyRefusal | null> {
+  async #refusalOf(accountId: string, agentId: string, plan: PlannedCall, bytes: Buffer): Promise<PolicyRefusal | null> {
+    let fingerprint: string | undefined
     for (const model of [plan.model, ...plan.alternatives]) {
-      const question = { agentId, model, maxTokens: plan.bound.outputTokens }
-      const refusal = await this.#deps.policy(accountId, question)
+      const refusal = await this.#deps.policy(accountId, {
+        agentId,
+        model,
+        maxTokens: plan.bound.outputTokens,
+        get fingerprint() {
+          fingerprint ??= hash('sha256', bytes, 'base64')
+          return fingerprint
+        },
+      })
       if (refusal !== null) return refusal
     }
     return null
