@@ -29,7 +29,10 @@ const ADDRESSES_PER_QUERY = 400
 export async function verifyBalances(database: Database, chain: Chain): Promise<BalanceReport> {
   const { chainId } = chain.network
   const cursor = await withDatabaseFailure(findCursor(database, chainId))
-  if (cursor === undefined) throw new Error('this chain was never read: start the server once')
+  if (cursor === undefined)
+    throw new Error(
+      'this chain was never read: with PAYTO_ADDRESS or DEPOSIT_XPUB set, start the server once; without them there is nothing to verify',
+    )
   const head = await chain.head()
   const [addresses, incoming, outgoing, totals] = await withDatabaseFailure(
     Promise.all([

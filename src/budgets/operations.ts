@@ -246,7 +246,7 @@ const denialJson = (denial: Refusal, asked: { agent_id: string; model: string })
   }
   if (denial.suspendedPath !== undefined) return { ...base, limit_agent_id: denial.suspendedPath }
   if (denial.tightest === null) return base
-  const { agentId, window, limit, resetMs } = denial.tightest
+  const { agentId, window, limit, extra, resetMs } = denial.tightest
   const mayAsk = denial.reason === 'envelope_exceeded' && denial.tightest.file === undefined
   const request = mayAsk ? approvalRequest(denial, denial.tightest, asked) : undefined
   return {
@@ -254,6 +254,7 @@ const denialJson = (denial: Refusal, asked: { agent_id: string; model: string })
     limit_agent_id: agentId,
     window,
     limit_usd: usdFromNanousd(limit),
+    ...(extra > 0n && { extra_usd: usdFromNanousd(extra) }),
     reset_at: resetMs,
     ...(denial.tightest.file && { limit_origin: 'file' as const }),
     ...(denial.underlying && { underlying_reason: denial.underlying }),
@@ -291,6 +292,7 @@ export const budgetClear = defineOperation({
     limit_agent_id: z.string().optional().describe('The envelope that refused'),
     window: windowSchema.optional(),
     limit_usd: usd.optional(),
+    extra_usd: usd.optional().describe('One-off raise of the current window, on top of limit_usd'),
     reset_at: unixMs.optional(),
     limit_origin: z.literal('file').optional().describe("The limit is in the operator's governance file"),
     underlying_reason: z.enum(DENIAL_REASONS).optional().describe('Why it was denied before it became a loop'),

@@ -1234,6 +1234,8 @@ export interface components {
       window?: 'hourly' | 'daily' | 'weekly' | 'monthly' | 'session'
       /** @description US dollars, rounded to 6 places */
       limit_usd?: number
+      /** @description One-off raise of the current window, on top of limit_usd */
+      extra_usd?: number
       /** @description Unix milliseconds */
       reset_at?: number
       /**

@@ -157,6 +157,7 @@ describeEachDatabase('approvals', (openTestDatabase) => {
     expect(await clear(10_000)).toMatchObject({ approved: true })
     const after = await envelope()
     expect(after).toMatchObject({ window: 'daily', limit_usd: 0.1, extra_usd: 0.13, spent_usd: 0.225, remaining_usd: 0.005 })
+    expect(await clear(10_000)).toMatchObject({ approved: false, limit_usd: 0.1, extra_usd: 0.13, remaining_usd: 0.005 })
     t.clock.advance(24 * HOUR)
     expect(await envelope()).not.toHaveProperty('extra_usd')
   })
