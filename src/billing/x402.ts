@@ -145,10 +145,17 @@ export class X402Payments {
       nonce: signed.authorization.nonce.toLowerCase(),
     }
     let intent = await withDatabaseFailure(findIntent(this.#database, key))
-    const isFresh = intent === undefined
+    let isFresh = false
     if (intent === undefined) {
-      const fromBlock = await this.#prove(terms, signed)
-      intent = await this.#open(accountId, terms, signed, key, fromBlock)
+      try {
+        const fromBlock = await this.#prove(terms, signed)
+        intent = await this.#open(accountId, terms, signed, key, fromBlock)
+        isFresh = true
+      } catch (error) {
+        // The same payment, sent beside this one, may have been opened and settled meanwhile.
+        intent = await withDatabaseFailure(findIntent(this.#database, key))
+        if (intent === undefined) throw error
+      }
     }
     if (intent.accountId !== accountId) throw new DomainError('already_claimed')
 

@@ -16,6 +16,7 @@ import {
 } from '../../support/buyer.ts'
 import { startChain, type TestChain, TOKEN_ABI, walletAt } from '../../support/chain.ts'
 import { describeEachDatabase } from '../../support/databases.ts'
+import { startRpcProxy } from '../../support/rpc-proxy.ts'
 
 const ORIGIN = 'http://gvnr.test'
 const fetchOf =
@@ -161,6 +162,27 @@ describeEachDatabase('top-up over x402', (openTestDatabase, kind) => {
     expect(await balance(key)).toBe(5000)
     expect(await chain.balanceOf(wallet.address)).toBe(15n * USD)
     await other.app.billing.stop()
+  })
+
+  it('answers alike where the chain shows the payment as used because a sibling has settled it', async () => {
+    const node = await startRpcProxy(chain.url)
+    const slow = await openPaidApp(app.database, node)
+    try {
+      const { key } = await app.createAccount(0)
+      const headers = await sign(await fundedWallet(chain, 20n * USD), key)
+      node.fault = { delay_ms: 2000, only: ['eth_call'] }
+      const asked = node.calls.length
+      const late = fetchOf(slow)(topupUrl(5), { method: 'POST', headers })
+      await expect.poll(() => node.calls.slice(asked)).toContain('eth_call')
+      expect((await fetchOf(app)(topupUrl(5), { method: 'POST', headers })).status).toBe(200)
+      const answer = await late
+      expect(await json(answer)).toMatchObject({ credited_ops: 5000, already_credited: true })
+      expect(answer.status).toBe(200)
+      expect(await balance(key)).toBe(5000)
+    } finally {
+      await slow.stop()
+      await node.stop()
+    }
   })
 
   it('belongs to the account that brought it: another one, or a claim by hash, gets nothing', async () => {
