@@ -144,7 +144,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
   const prices = new PriceService(deps, { operatorPrices: readOperatorPrices(config), url: config.PRICES_URL })
   const catalogue = prices
   const audit = new AuditService(deps)
-  const sealer = new Sealer(deps)
+  const sealer = new Sealer({ ...deps, commands: () => engine.stats.commands })
   const outbound = new Outbound({ allowPrivate: config.OUTBOUND_ALLOW_PRIVATE })
   const mailer =
     config.SMTP_URL === undefined || config.MAIL_FROM === undefined ? null : createMailer(config.SMTP_URL, config.MAIL_FROM)

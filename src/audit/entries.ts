@@ -10,7 +10,10 @@ type Data = Record<string, unknown>
 
 /** By `holds.kind`. */
 const HOLDS = ['clearance', 'booking', 'reservation'] as const
+/** As `holds.rates` stores them. */
 const RATES = ['input', 'output', 'cached_input', 'cache_write', 'cache_write_1h'] as const
+/** Places in `RATES` in order of the names. */
+const RATES_BY_NAME = RATES.map((name, index) => ({ name, index })).sort((a, b) => (a.name < b.name ? -1 : 1))
 
 const LEDGER: Readonly<Record<string, string>> = {
   grant: 'quota.granted',
@@ -26,12 +29,13 @@ const LEDGER: Readonly<Record<string, string>> = {
 }
 
 /**
- * The entry of an event. Every character of it is under the seals that exist: what an event of today gives may never change, only new
+ * The entry of an event, its keys in order (canonicalJson is faster then). Every character of it is under the seals that exist: what an event of today gives may never change, only new
  * kinds of events may be added. (A test holds examples against their hashes.)
  */
 export function contentOf(accountId: string, seq: number, row: EventRow): EntryContent {
   const { id, atMs: at, agentId: agent_id } = row
-  return { account_id: accountId, seq, id, at, agent_id, ...(row.source === 'event' ? eventBody(row) : engineBody(row)) }
+  const { type, data } = row.source === 'event' ? eventBody(row) : engineBody(row)
+  return { account_id: accountId, agent_id, at, data, id, seq, type }
 }
 
 const eventBody = (event: AuditEvent): { type: string; data: Data } => ({
@@ -43,30 +47,34 @@ function engineBody(row: HistoryRow): { type: string; data: Data } {
   if (row.rank === RANK.ledger) return { type: LEDGER[row.kind] ?? `ledger.${row.kind}`, data: ledgerData(row) }
   const kind = HOLDS[Number(row.kind)] ?? `hold_${row.kind}`
   const isBooking = kind === 'booking'
-  const data = { [isBooking ? 'label' : 'model']: row.model, ...money('estimate', row.amount) }
-  if (row.rank === RANK.denial) return { type: `${kind}.denied`, data: { ...data, reason: row.reason } }
-  const more = isBooking ? { detail: parsed(row.detail) } : { rates_pusd_per_token: ratesOf(row.rates) }
-  return { type: `${kind}.approved`, data: { ...data, ...more } }
+  const estimate_nanousd = row.amount.toString()
+  const estimate_usd = usdFromNanousd(row.amount)
+  const estimate = { estimate_nanousd, estimate_usd, [isBooking ? 'label' : 'model']: row.model }
+  if (row.rank === RANK.denial) return { type: `${kind}.denied`, data: { ...estimate, reason: row.reason } }
+  const data = isBooking ? { detail: parsed(row.detail), ...estimate } : { ...estimate, rates_pusd_per_token: ratesOf(row.rates) }
+  return { type: `${kind}.approved`, data }
 }
 
 function ledgerData(row: HistoryRow): Data {
   return {
-    ...(row.holdId !== null && { hold_id: row.holdId, ...money('drift', row.amount) }),
     ...(row.holdId === null && row.amount !== 0n && money('amount', row.amount)),
-    ...(row.ops !== 0n && { operations: Number(row.ops) }),
     ...(row.detail !== null && row.detail !== '' && { detail: parsed(row.detail) }),
+    ...(row.holdId !== null && { ...money('drift', row.amount), hold_id: row.holdId }),
+    ...(row.ops !== 0n && { operations: Number(row.ops) }),
   }
 }
 
 /** Dollars for people, nano-dollars as text for exact sums. */
 const money = (name: string, amount: bigint): Data => ({
-  [`${name}_usd`]: usdFromNanousd(amount),
   [`${name}_nanousd`]: amount.toString(),
+  [`${name}_usd`]: usdFromNanousd(amount),
 })
 
 const ratesOf = (rates: string | null): Data => {
   const values = (rates ?? '').split(',')
-  return Object.fromEntries(RATES.map((name, index) => [name, values[index] ?? '0']))
+  const named: Data = {}
+  for (const { name, index } of RATES_BY_NAME) named[name] = values[index] ?? '0'
+  return named
 }
 
 function parsed(text: string | null): unknown {

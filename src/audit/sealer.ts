@@ -6,25 +6,40 @@ import type { Log } from '../core/log.ts'
 import type { Database } from '../db/client.ts'
 import { Lease } from '../db/lease.ts'
 import { genesisOf, linkOf } from './chain.ts'
-import { contentOf } from './entries.ts'
-import { placeOf, readMerged } from './history.ts'
-import { findHead, findSealedVersions, insertSeal } from './store.ts'
+import { contentOf, type EventRow } from './entries.ts'
+import { placeOf, readManyMerged } from './history.ts'
+import { findHeads, type Head, insertSeals, type Seal } from './store.ts'
 
 const INTERVAL_MS = 1_000
 const LEASE_MS = 30_000
+/** A lease is renewed when this part of it is over. */
+const RENEW_PART = 4
 const ACCOUNTS_PER_PAGE = 500
-/** Most entries under one seal, and in memory at a time. */
-const ENTRIES_PER_SEAL = 500
+/** Accounts sealed together, and entries read for them: few enough that computing them delays nobody by more than some milliseconds. */
+const ACCOUNTS_PER_ROUND = 50
+const ENTRIES_PER_ROUND = 500
+const MIN_ENTRIES_PER_ACCOUNT = 10
 /** An account that is only denied has no complete version by itself; it gets one after this time. */
 const CLOSE_AFTER_MS = 5_000
 const REMEMBERED_ACCOUNTS = 100_000
-/** Time left to others, as a multiple of the time taken. */
-const REST_BETWEEN_PAGES = 9
-const REST_BETWEEN_SEALS = 3
-const MAX_REST_MS = 1_000
+/**
+ * Time left to others after each round, as a multiple of the time it took: while many decide, and else. What is left unsealed by that is
+ * sealed when they have stopped.
+ */
+const REST_WHEN_BUSY = 19
+const REST = 3
+const MAX_REST_MS = 5_000
+const BUSY_COMMANDS_PER_S = 500
 const NIL_UUID = '00000000-0000-0000-0000-000000000000'
 
 export type SealerOptions = { readonly interval_ms?: number; readonly closeAfter_ms?: number; readonly lease_ms?: number }
+type SealerDeps = {
+  readonly database: Database
+  readonly clock: Clock
+  readonly log: Log
+  /** How many commands this process has decided so far: sealing steps back while that number grows fast. */
+  readonly commands?: () => number
+}
 
 /**
  * Appends every account's events to its chain, behind the decisions and off their path. Reads only what is complete: all events of
@@ -35,35 +50,44 @@ export class Sealer {
   readonly #database: Database
   readonly #clock: Clock
   readonly #log: Log
+  readonly #commands: () => number
   readonly #lease: Lease
+  readonly #renew_ms: number
   readonly #interval_ms: number
   readonly #closeAfter_ms: number
   /** Versions up to which an account was found sealed: those without an event of their own need no second look. */
   readonly #done = new LRUCache<string, bigint>({ max: REMEMBERED_ACCOUNTS })
   #timer: NodeJS.Timeout | undefined
   #running: Promise<unknown> = Promise.resolve()
-  #stopped = false
+  #ending = new AbortController()
 
-  constructor(deps: { database: Database; clock: Clock; log: Log }, options: SealerOptions = {}) {
+  constructor(deps: SealerDeps, options: SealerOptions = {}) {
     this.#database = deps.database
     this.#clock = deps.clock
     this.#log = deps.log
-    this.#lease = new Lease(deps.database, 'audit.sealer', options.lease_ms ?? LEASE_MS)
+    this.#commands = deps.commands ?? (() => 0)
+    const lease_ms = options.lease_ms ?? LEASE_MS
+    this.#lease = new Lease(deps.database, 'audit.sealer', lease_ms)
+    this.#renew_ms = lease_ms / RENEW_PART
     this.#interval_ms = options.interval_ms ?? INTERVAL_MS
     this.#closeAfter_ms = options.closeAfter_ms ?? CLOSE_AFTER_MS
   }
 
   start(): void {
-    this.#stopped = false
+    this.#ending = new AbortController()
     this.#schedule()
   }
 
-  /** Ends after the account under way and lets another process take over. */
+  /** Ends after the round under way and lets another process take over. */
   async stop(): Promise<void> {
-    this.#stopped = true
+    this.#ending.abort()
     clearTimeout(this.#timer)
     await this.#running
     await this.#lease.release().catch(() => {})
+  }
+
+  get #stopped(): boolean {
+    return this.#ending.signal.aborted
   }
 
   #schedule(): void {
@@ -78,83 +102,123 @@ export class Sealer {
 
   /** Seals what is complete of every account. @returns how many entries; null when another process is at it */
   async pass(): Promise<number | null> {
+    if (!(await this.#lease.take())) return null
     let sealed = 0
     let after = NIL_UUID
+    let taken_ms = performance.now()
     for (;;) {
-      if (!(await this.#lease.take())) return after === NIL_UUID ? null : sealed
-      const began_ms = performance.now()
+      const [listed_ms, decided] = [performance.now(), this.#commands()]
       const page = await listVersions(this.#database, after, ACCOUNTS_PER_PAGE)
-      sealed += await this.#sealPage(page)
+      await this.#rest(listed_ms, decided)
+      const open = page.filter(({ accountId, version }) => (this.#done.get(accountId) ?? -1n) < version)
+      for (let start = 0; start < open.length && !this.#stopped; start += ACCOUNTS_PER_ROUND) {
+        const group = new Chains(this.#database, this.#clock, open.slice(start, start + ACCOUNTS_PER_ROUND))
+        for (let isOpen = true; isOpen && !this.#stopped; ) {
+          const [began_ms, commands] = [performance.now(), this.#commands()]
+          if (began_ms - taken_ms >= this.#renew_ms) {
+            if (!(await this.#lease.take())) return sealed
+            taken_ms = performance.now()
+          }
+          const round = await group.sealSome()
+          sealed += round.sealed
+          isOpen = round.isOpen
+          if (!isOpen) for (const { accountId, version } of group.accounts) this.#done.set(accountId, version)
+          await this.#rest(began_ms, commands)
+        }
+      }
+      if (this.#stopped) return sealed
+      for (const { accountId, version, openMs } of page)
+        if (openMs !== null && openMs <= this.#clock.now() - this.#closeAfter_ms)
+          await closeVersion(this.#database, accountId, version)
       const last = page.at(-1)
-      if (last === undefined || page.length < ACCOUNTS_PER_PAGE || this.#stopped) return sealed
+      if (last === undefined || page.length < ACCOUNTS_PER_PAGE) return sealed
       after = last.accountId
-      await this.#rest(began_ms, REST_BETWEEN_PAGES)
     }
-  }
-
-  async #sealPage(page: readonly AccountVersion[]): Promise<number> {
-    const open = page.filter(({ accountId, version }) => (this.#done.get(accountId) ?? -1n) < version)
-    const versions =
-      open.length === 0
-        ? new Map<string, bigint>()
-        : await findSealedVersions(
-            this.#database,
-            open.map(({ accountId }) => accountId),
-          )
-    let sealed = 0
-    for (const { accountId, version } of open) {
-      if (this.#stopped) return sealed
-      if ((versions.get(accountId) ?? -1n) < version) sealed += await this.#sealAccount(accountId, version)
-      if (this.#stopped) return sealed
-      this.#done.set(accountId, version)
-    }
-    for (const { accountId, version, openMs } of page)
-      if (openMs !== null && openMs <= this.#clock.now() - this.#closeAfter_ms)
-        await closeVersion(this.#database, accountId, version)
-    return sealed
   }
 
   /** Nobody waits for a seal: sealing takes a small share of the time, however much there is to seal. */
-  async #rest(began_ms: number, share: number): Promise<void> {
-    if (!this.#stopped) await sleep(Math.min(MAX_REST_MS, (performance.now() - began_ms) * share))
+  async #rest(began_ms: number, commandsBefore: number): Promise<void> {
+    const took_ms = performance.now() - began_ms
+    const isBusy = this.#commands() - commandsBefore > (took_ms / 1000) * BUSY_COMMANDS_PER_S
+    const rest_ms = Math.min(MAX_REST_MS, took_ms * (isBusy ? REST_WHEN_BUSY : REST))
+    await sleep(rest_ms, undefined, { signal: this.#ending.signal }).catch(() => {})
+  }
+}
+
+/** Some accounts' chains while they are brought up to the versions that the accounts have reached. */
+class Chains {
+  readonly accounts: readonly AccountVersion[]
+  readonly #database: Database
+  readonly #clock: Clock
+  readonly #heads = new Map<string, Head>()
+  #open: readonly AccountVersion[]
+  /** Whose head is not the one that is stored. */
+  #unknown: readonly AccountVersion[]
+
+  constructor(database: Database, clock: Clock, accounts: readonly AccountVersion[]) {
+    this.#database = database
+    this.#clock = clock
+    this.accounts = accounts
+    this.#open = accounts
+    this.#unknown = accounts
   }
 
-  async #sealAccount(accountId: string, through: bigint): Promise<number> {
+  /** Appends one seal at most to each. @returns whether some may have more to seal */
+  async sealSome(): Promise<{ sealed: number; isOpen: boolean }> {
+    if (this.#unknown.length > 0) await this.#readHeads()
+    if (this.#open.length === 0) return { sealed: 0, isOpen: false }
+    const limit = Math.max(MIN_ENTRIES_PER_ACCOUNT, Math.floor(ENTRIES_PER_ROUND / this.#open.length))
+    const requests = this.#open.map(({ accountId, version }) => {
+      return { accountId, after: placeOf(this.#heads.get(accountId) ?? null), through: version }
+    })
+    const entries = await readManyMerged(this.#database, requests, limit)
+    const seals = [...entries].map(([accountId, rows]) => this.#sealOf(accountId, rows))
+    const stored = seals.length === 0 ? new Set<string>() : await insertSeals(this.#database, seals)
     let sealed = 0
-    let head = await findHead(this.#database, accountId)
-    for (;;) {
-      const began_ms = performance.now()
-      const rows = await readMerged(
-        this.#database,
-        accountId,
-        { after: placeOf(head), before: null, through },
-        ENTRIES_PER_SEAL,
-        'oldest',
-      )
-      const last = rows.at(-1)
-      if (last === undefined) return sealed
-      const firstSeq = (head?.lastSeq ?? 0n) + 1n
-      let hash = head === null ? genesisOf(accountId) : head.hash.toString('hex')
-      for (const [index, row] of rows.entries()) hash = linkOf(hash, contentOf(accountId, Number(firstSeq) + index, row))
-      const times = rows.map(({ atMs }) => atMs)
-      const seal = {
-        accountId,
-        firstSeq,
-        lastSeq: firstSeq + BigInt(rows.length) - 1n,
-        lastVersion: last.version,
-        lastId: last.id,
-        lastRank: last.rank,
-        hash: Buffer.from(hash, 'hex'),
-        minMs: Math.min(...times),
-        maxMs: Math.max(...times),
-        sealedMs: this.#clock.now(),
-      }
-      if (await insertSeal(this.#database, seal)) {
-        sealed += rows.length
-        head = seal
-      } else head = await findHead(this.#database, accountId)
-      if (rows.length < ENTRIES_PER_SEAL || this.#stopped) return sealed
-      await this.#rest(began_ms, REST_BETWEEN_SEALS)
+    for (const seal of seals) {
+      if (!stored.has(seal.accountId)) continue
+      this.#heads.set(seal.accountId, seal)
+      sealed += entries.get(seal.accountId)?.length ?? 0
+    }
+    this.#unknown = this.#open.filter(({ accountId }) => entries.has(accountId) && !stored.has(accountId))
+    this.#open = this.#open.filter(
+      ({ accountId }) =>
+        (entries.get(accountId)?.length ?? 0) >= limit || this.#unknown.some((other) => other.accountId === accountId),
+    )
+    return { sealed, isOpen: this.#open.length > 0 }
+  }
+
+  async #readHeads(): Promise<void> {
+    const ids = this.#unknown.map(({ accountId }) => accountId)
+    for (const [accountId, head] of await findHeads(this.#database, ids)) this.#heads.set(accountId, head)
+    this.#unknown = []
+    this.#open = this.#open.filter(({ accountId, version }) => !isComplete(this.#heads.get(accountId), version))
+  }
+
+  #sealOf(accountId: string, rows: readonly EventRow[]): Seal {
+    const head = this.#heads.get(accountId)
+    const firstSeq = (head?.lastSeq ?? 0n) + 1n
+    let hash = head === undefined ? genesisOf(accountId) : head.hash.toString('hex')
+    for (const [index, row] of rows.entries()) hash = linkOf(hash, contentOf(accountId, Number(firstSeq) + index, row))
+    const last = rows.at(-1)
+    if (last === undefined) throw new Error('a seal needs entries')
+    const times = rows.map(({ atMs }) => atMs)
+    return {
+      accountId,
+      firstSeq,
+      lastSeq: firstSeq + BigInt(rows.length) - 1n,
+      lastVersion: last.version,
+      lastId: last.id,
+      lastRank: last.rank,
+      hash: Buffer.from(hash, 'hex'),
+      minMs: Math.min(...times),
+      maxMs: Math.max(...times),
+      sealedMs: this.#clock.now(),
     }
   }
 }
+
+/** Whether a chain certainly holds everything up to a version: a seal that was cut short in the middle of one is a long one. */
+const isComplete = (head: Head | undefined, version: bigint): boolean =>
+  head !== undefined &&
+  (head.lastVersion > version || (head.lastVersion === version && head.lastSeq - head.firstSeq + 1n < MIN_ENTRIES_PER_ACCOUNT))

@@ -1,5 +1,13 @@
 import { and, desc, eq, lt } from 'drizzle-orm'
-import type { Direction, HistoryRange, Place } from '../budgets/history.ts'
+import {
+  type Direction,
+  grouped,
+  type HistoryRange,
+  type HistoryRequest,
+  type Place,
+  requestColumns,
+} from '../budgets/history.ts'
+import { Parameters } from '../db/array-literal.ts'
 import type { Database } from '../db/client.ts'
 import type { Change } from '../db/recorder.ts'
 import type { Runner } from '../db/runner.ts'
@@ -16,6 +24,8 @@ export type AuditEvent = Place & {
   readonly detail: string
 }
 export type Seal = typeof auditSeals.$inferSelect
+/** Where a chain ends. */
+export type Head = Pick<Seal, 'firstSeq' | 'lastSeq' | 'lastVersion' | 'lastId' | 'lastRank' | 'hash'>
 
 /** Records a change in the caller's transaction. The account's row is locked until its end, and its version raised. */
 export async function insertEvent(runner: Runner, prepare: boolean, event: Change): Promise<void> {
@@ -51,16 +61,39 @@ export async function readEvents(
     values,
     { prepare },
   )
-  return rows.map((row) => ({
-    version: row.version as bigint,
-    id: row.event_id as string,
-    rank: EVENT_RANK,
-    type: row.type as string,
-    agentId: row.agent_id as string | null,
-    actor: row.actor as string,
-    detail: row.detail as string,
-    atMs: Number(row.at_ms),
-  }))
+  return rows.map(eventOf)
+}
+
+const eventOf = (row: Record<string, unknown>): AuditEvent => ({
+  version: row.version as bigint,
+  id: row.event_id as string,
+  rank: EVENT_RANK,
+  type: row.type as string,
+  agentId: row.agent_id as string | null,
+  actor: row.actor as string,
+  detail: row.detail as string,
+  atMs: Number(row.at_ms),
+})
+
+/** At most `limit` of the oldest recorded changes of each of these accounts, each account's in order. */
+export async function readManyEvents(
+  { sql, prepare }: Database,
+  requests: readonly HistoryRequest[],
+  limit: number,
+): Promise<Map<string, AuditEvent[]>> {
+  const p = new Parameters()
+  const asked = requestColumns(requests, p)
+  const rows = await sql.unsafe(
+    `select u.account_id, x.* from ${asked} cross join lateral (
+       select version, event_id, type, agent_id, actor, detail, at_ms from audit_events
+       where account_id = u.account_id and (version, event_id) >= (u.after_version, u.after_id) and version <= u.through
+         and (${EVENT_RANK} > u.after_rank or (version, event_id) > (u.after_version, u.after_id))
+       order by version, event_id limit ${p.addOne('integer', limit)}) x
+     order by u.account_id, x.version, x.event_id`,
+    p.values(),
+    { prepare },
+  )
+  return grouped(rows, eventOf)
 }
 
 /** The newest seals of an account, newest first, those that begin before `beforeSeq` only. */
@@ -79,22 +112,35 @@ export async function findHead(database: Database, accountId: string): Promise<S
   return (await listSeals(database, accountId, NO_END, 1))[0] ?? null
 }
 
-/** The version of the last sealed entry of each of these accounts; those without a seal are left out. */
-export async function findSealedVersions(
-  { sql, prepare }: Database,
-  accountIds: readonly string[],
-): Promise<Map<string, bigint>> {
+/** The last seal of each of these accounts; those without one are left out. */
+export async function findHeads({ sql, prepare }: Database, accountIds: readonly string[]): Promise<Map<string, Head>> {
   const rows = await sql.unsafe(
-    `select u.account_id, s.last_version from unnest($1::uuid[]) u(account_id), lateral (
-       select last_version from audit_seals where account_id = u.account_id order by first_seq desc limit 1) s`,
+    `select u.account_id, s.first_seq, s.last_seq, s.last_version, s.last_id, s.last_rank, s.hash from unnest($1::uuid[]) u(account_id), lateral (
+       select * from audit_seals where account_id = u.account_id order by first_seq desc limit 1) s`,
     [`{${accountIds.join(',')}}`],
     { prepare },
   )
-  return new Map(rows.map((row) => [row.account_id as string, row.last_version as bigint]))
+  return new Map(
+    rows.map((row) => [
+      row.account_id as string,
+      {
+        firstSeq: row.first_seq as bigint,
+        lastSeq: row.last_seq as bigint,
+        lastVersion: row.last_version as bigint,
+        lastId: row.last_id as string,
+        lastRank: Number(row.last_rank),
+        hash: row.hash as Buffer,
+      },
+    ]),
+  )
 }
 
-/** Appends to the chain. @returns false when another process has sealed from there already */
-export async function insertSeal({ orm }: Database, seal: Seal): Promise<boolean> {
-  const rows = await orm.insert(auditSeals).values(seal).onConflictDoNothing().returning({ firstSeq: auditSeals.firstSeq })
-  return rows.length > 0
+/** Appends to the chains. @returns the accounts whose seal was stored: another process has sealed from there already for the others */
+export async function insertSeals({ orm }: Database, seals: readonly Seal[]): Promise<Set<string>> {
+  const rows = await orm
+    .insert(auditSeals)
+    .values([...seals])
+    .onConflictDoNothing()
+    .returning({ accountId: auditSeals.accountId })
+  return new Set(rows.map(({ accountId }) => accountId))
 }

@@ -1,3 +1,4 @@
+import { Parameters } from '../db/array-literal.ts'
 import type { Database } from '../db/client.ts'
 
 /** Where an event stands among those of its account: a total order that never changes once the account has reached the version. */
@@ -78,21 +79,78 @@ export async function readHistory(
     [accountId, String(low.version), low.id, String(high.version), high.id, String(through), String(limit)],
     { prepare },
   )
-  return rows.map((row) => ({
-    rank: Number(row.rank),
-    id: row.id as string,
-    version: row.version as bigint,
-    atMs: Number(row.at_ms),
-    agentId: row.agent_id as string | null,
-    kind: row.kind as string,
-    model: row.model as string | null,
-    amount: row.amount as bigint,
-    reason: row.reason as string | null,
-    holdId: row.ref_id as string | null,
-    ops: row.ops as bigint,
-    rates: row.rates as string | null,
-    detail: row.detail as string | null,
-  }))
+  return rows.map(rowOf)
+}
+
+const rowOf = (row: Record<string, unknown>): HistoryRow => ({
+  rank: Number(row.rank),
+  id: row.id as string,
+  version: row.version as bigint,
+  atMs: Number(row.at_ms),
+  agentId: row.agent_id as string | null,
+  kind: row.kind as string,
+  model: row.model as string | null,
+  amount: row.amount as bigint,
+  reason: row.reason as string | null,
+  holdId: row.ref_id as string | null,
+  ops: row.ops as bigint,
+  rates: row.rates as string | null,
+  detail: row.detail as string | null,
+})
+
+/** What to read of one account: events after a place, of versions up to `through`. */
+export type HistoryRequest = { readonly accountId: string; readonly after: Place | null; readonly through: bigint }
+
+/** At most `limit` of the oldest events of each of these accounts, each account's in order. */
+export async function readHistories(
+  { sql, prepare }: Pick<Database, 'sql' | 'prepare'>,
+  requests: readonly HistoryRequest[],
+  limit: number,
+): Promise<Map<string, HistoryRow[]>> {
+  const p = new Parameters()
+  const asked = requestColumns(requests, p)
+  const count = p.addOne('integer', limit)
+  const parts = SOURCES.map(
+    ({
+      rank,
+      table,
+      id,
+      version,
+      columns,
+    }) => `(select ${rank} as rank, ${id} as id, ${version} as version, ${columns} from ${table}
+      where account_id = u.account_id and (${version}, ${id}) >= (u.after_version, u.after_id) and ${version} <= u.through
+        and (${rank} > u.after_rank or (${version}, ${id}) > (u.after_version, u.after_id))
+      order by ${version}, ${id} limit ${count})`,
+  )
+  const rows = await sql.unsafe(
+    `select u.account_id, x.* from ${asked}
+     cross join lateral (select * from (${parts.join(' union all ')}) y order by version, id, rank limit ${count}) x
+     order by u.account_id, version, id, rank`,
+    p.values(),
+    { prepare },
+  )
+  return grouped(rows, rowOf)
+}
+
+/** Requests as a table `u` of a statement. */
+export function requestColumns(requests: readonly HistoryRequest[], p: Parameters): string {
+  const place = ({ after }: HistoryRequest): Place => after ?? NO_PLACE
+  return `unnest(${p.add('uuid', requests, (r, a) => a.raw(r.accountId))}, ${p.add('bigint', requests, (r, a) => a.raw(place(r).version))}, ${p.add('uuid', requests, (r, a) => a.raw(place(r).id))}, ${p.add('smallint', requests, (r, a) => a.raw(place(r).rank))}, ${p.add('bigint', requests, (r, a) => a.raw(r.through))}) u(account_id, after_version, after_id, after_rank, through)`
+}
+
+/** Rows by their `account_id`, in their order. */
+export function grouped<T>(
+  rows: readonly Record<string, unknown>[],
+  make: (row: Record<string, unknown>) => T,
+): Map<string, T[]> {
+  const groups = new Map<string, T[]>()
+  for (const row of rows) {
+    const accountId = row.account_id as string
+    const group = groups.get(accountId)
+    if (group === undefined) groups.set(accountId, [make(row)])
+    else group.push(make(row))
+  }
+  return groups
 }
 
 /** An account that may have events after `sealedVersion`. `openMs`: when the oldest denial of the version that is not complete yet was decided. */
