@@ -57,8 +57,8 @@ export class AgentSightings implements Companion {
       this.#seen.clear()
       this.#remembered = 0
     }
-    let known = this.#seen.get(accountId)
-    if (known === undefined) this.#seen.set(accountId, (known = new Map()))
+    const known = this.#seen.get(accountId) ?? new Map<string, number>()
+    this.#seen.set(accountId, known)
     if (!known.has(agentId)) this.#remembered++
     known.set(agentId, atMs)
   }
