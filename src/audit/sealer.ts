@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { LRUCache } from 'lru-cache'
 import { type AccountVersion, closeVersion, listVersions } from '../budgets/history.ts'
+import { atMost } from '../core/bounded.ts'
 import type { Clock } from '../core/clock.ts'
 import type { Log } from '../core/log.ts'
 import type { Database } from '../db/client.ts'
@@ -56,7 +57,7 @@ export class Sealer {
   readonly #interval_ms: number
   readonly #closeAfter_ms: number
   /** Versions up to which an account was found sealed: those without an event of their own need no second look. */
-  readonly #done = new LRUCache<string, bigint>({ max: REMEMBERED_ACCOUNTS })
+  readonly #done = new LRUCache<string, bigint>(atMost(REMEMBERED_ACCOUNTS))
   #timer: NodeJS.Timeout | undefined
   #running: Promise<unknown> = Promise.resolve()
   #ending = new AbortController()

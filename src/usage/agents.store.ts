@@ -1,6 +1,7 @@
 import { LRUCache } from 'lru-cache'
 import { type Companion, type CompanionPart, IN_LOCKED } from '../budgets/companion.ts'
 import type { AccountChange } from '../budgets/state.ts'
+import { atMost } from '../core/bounded.ts'
 import type { Nanousd } from '../core/money.ts'
 import { ArrayLiteral, type Parameters } from '../db/array-literal.ts'
 import type { Database } from '../db/client.ts'
@@ -12,7 +13,7 @@ type Sighting = { readonly name: string; readonly accountId: string; readonly ag
 
 /** Notes which agents decide, with their decisions: once a minute for each agent of this process, so the usual batch stores nothing. */
 export class AgentSightings implements Companion {
-  readonly #seen = new LRUCache<string, number>({ max: REMEMBERED })
+  readonly #seen = new LRUCache<string, number>(atMost(REMEMBERED))
 
   part(changes: readonly AccountChange[], p: Parameters): CompanionPart | null {
     let found: Map<string, Sighting> | undefined
