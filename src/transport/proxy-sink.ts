@@ -82,7 +82,7 @@ function chunkOf(bytes: Buffer): Buffer {
   const start = length.length + 2
   const end = start + bytes.length
   const chunk = Buffer.allocUnsafe(end + 2)
-  chunk.latin1Write(length, 0)
+  chunk.write(length, 0, 'latin1')
   chunk[start - 2] = CR
   chunk[start - 1] = LF
   bytes.copy(chunk, start)
