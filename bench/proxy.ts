@@ -40,7 +40,7 @@ const STREAMS = 1000
 const EVERY_MS = 100
 const STREAM_MS = 5000
 const CONNECTIONS = 32
-/** Fast for a model, slow for a database: small models begin to answer after a tenth of a second. */
+/** Slow beside a database, fast beside a model. */
 const ANSWER_MS = 20
 const MIB = 1 << 20
 const LIMIT_MIB = 200

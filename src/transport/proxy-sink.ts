@@ -55,8 +55,8 @@ class ResponseSink implements Sink {
   }
 
   /**
-   * The socket, when what is written to it must be in chunks. Node hands each of them over in four pieces; in one, an event costs a third
-   * less. Null before the connection is this answer's (a pipelined request) and for an answer whose length is known.
+   * The socket, when what is written to it must be in chunks. Node hands each of them over in four pieces; one is
+   * cheaper (docs/decisions/0015). Null before the connection is this answer's (a pipelined request) and for an answer whose length is known.
    */
   get #chunkedSocket(): Socket | null {
     const outgoing = this.#outgoing
