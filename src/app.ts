@@ -10,6 +10,7 @@ import { SessionService } from './accounts/sessions.ts'
 import { ApprovalService } from './approvals/service.ts'
 import { approvalDecisions } from './approvals/store.ts'
 import { DecisionWaiters } from './approvals/waiters.ts'
+import { AuditRetention } from './audit/retention.ts'
 import { Sealer } from './audit/sealer.ts'
 import { AuditService } from './audit/service.ts'
 import { creditedJson } from './billing/credits.ts'
@@ -145,6 +146,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
   const catalogue = prices
   const audit = new AuditService(deps)
   const sealer = new Sealer({ ...deps, commands: () => engine.stats.commands })
+  const retention = new AuditRetention(deps, { days: config.AUDIT_RETENTION_DAYS })
   const outbound = new Outbound({ allowPrivate: config.OUTBOUND_ALLOW_PRIVATE })
   const mailer =
     config.SMTP_URL === undefined || config.MAIL_FROM === undefined ? null : createMailer(config.SMTP_URL, config.MAIL_FROM)
@@ -340,6 +342,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     await approvals.purge(PURGE_ROWS)
     await purgeLoops(deps.database, deps.clock.now(), LOOP_PURGE_ROWS)
     await sessions.purge(PURGE_ROWS)
+    await retention.purge()
   }
   let expiring: NodeJS.Timeout | undefined
   return {

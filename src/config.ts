@@ -106,6 +106,7 @@ const environmentSchema = z.object({
   FACILITATOR_PRIVATE_KEY: privateKey.optional(),
   MIN_CONFIRMATIONS: count(3, 1, 1_000),
   TRUST_PROXY: trustProxy,
+  AUDIT_RETENTION_DAYS: count(0, 0, 36_500),
   LANES: count(1, 1, 64),
   PRICES_FILE: z.string().min(1).optional(),
   PRICES_URL: url(['https:', 'http:', 'file:']).optional(),

@@ -6,6 +6,7 @@ import { databaseFailure, isUniqueViolation } from '../db/failure.ts'
 import { AccountCache, type CachedAccount } from './cache.ts'
 import type { Companion } from './companion.ts'
 import { decide } from './decide.ts'
+import { DenialAllowance, denialNotRecorded } from './denial-allowance.ts'
 import { loadMissing } from './load.ts'
 import { noPolicy, type PolicySource } from './policy.ts'
 import type { AccountChange, Command, Outcome, OutcomeOf } from './state.ts'
@@ -54,6 +55,7 @@ export class DecisionEngine {
   readonly #observer: EngineObserver | undefined
   readonly #lanes: Batcher<Item, Outcome>[]
   readonly #cache = new AccountCache()
+  readonly #denials = new DenialAllowance()
 
   constructor(
     deps: {
@@ -180,7 +182,8 @@ export class DecisionEngine {
       const ready = loaded[index]
       if (ready === 'moved') outcomes.set(group.accountId, [])
       if (!ready || ready === 'moved') continue
-      const decision = decide(ready.state, ready.commands, now_ms, policy)
+      const maxDenials = this.#denials.left(group.accountId, ready.state.ops, now_ms)
+      const decision = decide(ready.state, ready.commands, now_ms, policy, maxDenials)
       outcomes.set(group.accountId, decision.outcomes)
       changes.push(decision.change)
       accounts.set(group.accountId, ready.cached)
@@ -189,8 +192,10 @@ export class DecisionEngine {
     for (const change of changes) {
       const { accountId } = change.account
       const cached = accounts.get(accountId)
-      if (stored.has(accountId) && cached) this.#cache.commit(cached, change)
-      else this.#cache.drop(accountId)
+      if (stored.has(accountId) && cached) {
+        this.#cache.commit(cached, change)
+        if (change.denials.length > 0) this.#denials.use(accountId, change.denials.length, change.ops, now_ms)
+      } else this.#cache.drop(accountId)
     }
     return { outcomes, stored }
   }
@@ -206,13 +211,13 @@ export class DecisionEngine {
       }
       for (const [index, item] of group.items.entries()) {
         const value = decided?.[index]
-        if (value !== undefined) this.#observer?.decided(item.command, value)
-        results.set(
-          item,
-          value === undefined
-            ? { status: 'rejected', reason: new DomainError('account_not_found') }
-            : { status: 'fulfilled', value },
-        )
+        if (value === undefined) results.set(item, { status: 'rejected', reason: new DomainError('account_not_found') })
+        else if ('unrecorded' in value)
+          results.set(item, { status: 'rejected', reason: denialNotRecorded(value.reason, this.#cache.opsOf(group.accountId)) })
+        else {
+          this.#observer?.decided(item.command, value)
+          results.set(item, { status: 'fulfilled', value })
+        }
       }
     }
     return again
