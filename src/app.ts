@@ -21,6 +21,7 @@ import { DecisionEngine } from './budgets/engine.ts'
 import { HoldFigures } from './budgets/figures.ts'
 import { loopCounts, purgeLoops } from './budgets/loops.store.ts'
 import { BudgetService } from './budgets/service.ts'
+import { createChangeLimit } from './change-limit.ts'
 import { type Config, ConfigError } from './config.ts'
 import type { Clock } from './core/clock.ts'
 import type { Log } from './core/log.ts'
@@ -84,6 +85,8 @@ const MAILS_PER_HOUR = 60
 const HOUR_MS = 3_600_000
 const HOUSEKEEPING_MS = 60_000
 const PURGE_ROWS = 5_000
+/** Idempotency keys are made faster than one round takes them away. */
+const PURGE_ROUNDS = 20
 /** Loop counts are the rows that come and go fastest. */
 const LOOP_PURGE_ROWS = 50_000
 /** How often unanswered approvals are made final, and at most how many at once. */
@@ -245,7 +248,11 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
   }
   const execute = createExecutor({
     deps: operationDeps,
-    guards: { throttle: accounts.throttle, once: idempotency.once },
+    guards: {
+      throttle: accounts.throttle,
+      once: idempotency.once,
+      mayChange: createChangeLimit({ ...deps, opsOf: (accountId) => engine.opsOf(accountId) }),
+    },
     clock: deps.clock,
     observer,
     checkResults: options.checkResults ?? false,
@@ -336,7 +343,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
 
   let housekeeping: NodeJS.Timeout | undefined
   const purge = async (): Promise<void> => {
-    await idempotency.purge(PURGE_ROWS)
+    for (let round = 0; round < PURGE_ROUNDS; round++) if ((await idempotency.purge(PURGE_ROWS)) < PURGE_ROWS) break
     await accounts.purgeThrottles(PURGE_ROWS)
     await notifications.purge(PURGE_ROWS)
     await approvals.purge(PURGE_ROWS)

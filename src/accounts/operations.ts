@@ -128,6 +128,7 @@ export const createKey = defineOperation({
   access: { kind: 'key', scopes: ['owner'] },
   status: 201,
   secretResult: true,
+  changes: true,
   input: z
     .object({
       name: text(1, 100).optional(),
@@ -202,6 +203,7 @@ export const rotateKey = defineOperation({
   access: { kind: 'key', scopes: ['owner'] },
   status: 201,
   secretResult: true,
+  changes: true,
   input: z.object({
     key_id: text(1, 64),
     overlap_seconds: integer(0, MAX_OVERLAP_SECONDS)
@@ -229,6 +231,7 @@ export const renameKey = defineOperation({
   method: 'patch',
   path: '/v1/account/keys/{key_id}',
   access: { kind: 'key', scopes: ['owner'] },
+  changes: true,
   input: z.object({ key_id: text(1, 64), name: text(1, 100) }),
   output: z.object(keyView),
   errors: ['not_found'],
@@ -252,6 +255,7 @@ export const setNotificationEmail = defineOperation({
   method: 'post',
   path: EMAIL_PATH,
   access: ownerOnly,
+  changes: true,
   input: z.object({ email: z.string() }),
   output: z.object({ ok: z.literal(true), notification_email: z.string() }),
   errors: ['invalid_email', 'rate_limited'],
@@ -291,6 +295,7 @@ export const deleteNotificationEmail = defineOperation({
   method: 'delete',
   path: EMAIL_PATH,
   access: ownerOnly,
+  changes: true,
   input: z.object({}),
   output: z.object({ ok: z.literal(true) }),
   async run({ accounts }: AccountDeps, _input, context) {
@@ -331,6 +336,7 @@ export const updateSettings = defineOperation({
   method: 'put',
   path: SETTINGS_PATH,
   access: ownerOnly,
+  changes: true,
   input: settingsView,
   output: settingsView,
   async run({ accounts }: AccountDeps, input, context) {

@@ -6,7 +6,7 @@ import { databaseFailure, isUniqueViolation } from '../db/failure.ts'
 import { AccountCache, type CachedAccount } from './cache.ts'
 import type { Companion } from './companion.ts'
 import { decide } from './decide.ts'
-import { DenialAllowance, denialNotRecorded } from './denial-allowance.ts'
+import { createDenialAllowance, denialNotRecorded } from './denial-allowance.ts'
 import { loadMissing } from './load.ts'
 import { noPolicy, type PolicySource } from './policy.ts'
 import type { AccountChange, Command, Outcome, OutcomeOf } from './state.ts'
@@ -55,7 +55,7 @@ export class DecisionEngine {
   readonly #observer: EngineObserver | undefined
   readonly #lanes: Batcher<Item, Outcome>[]
   readonly #cache = new AccountCache()
-  readonly #denials = new DenialAllowance()
+  readonly #denials = createDenialAllowance()
 
   constructor(
     deps: {
@@ -87,6 +87,11 @@ export class DecisionEngine {
     const lane = this.#lanes[this.#lanes.length === 1 ? 0 : laneIndex(accountId, this.#lanes.length)]
     if (lane === undefined) throw new Error('an engine needs at least one lane')
     return lane.submit({ accountId, command, lostRaces: 0 }) as Promise<OutcomeOf[K]>
+  }
+
+  /** The quota as this process last saw it; 0 of an account that it has not seen lately. */
+  opsOf(accountId: string): bigint {
+    return this.#cache.opsOf(accountId)
   }
 
   /** Commands waiting in all lanes. */
@@ -213,7 +218,10 @@ export class DecisionEngine {
         const value = decided?.[index]
         if (value === undefined) results.set(item, { status: 'rejected', reason: new DomainError('account_not_found') })
         else if ('unrecorded' in value)
-          results.set(item, { status: 'rejected', reason: denialNotRecorded(value.reason, this.#cache.opsOf(group.accountId)) })
+          results.set(item, {
+            status: 'rejected',
+            reason: denialNotRecorded(value.reason, this.#denials.wait_ms(this.opsOf(group.accountId))),
+          })
         else {
           this.#observer?.decided(item.command, value)
           results.set(item, { status: 'fulfilled', value })

@@ -74,6 +74,7 @@ export const setEnvelope = defineOperation({
   method: 'put',
   path: '/v1/budget/envelope',
   access: { kind: 'key', scopes: ['owner', 'agent'], agentRule: 'below' },
+  changes: true,
   input: z
     .object({
       agent_id: agentIdSchema,

@@ -82,6 +82,8 @@ export type Operation<D, I extends z.ZodObject = z.ZodObject, O extends z.ZodObj
   readonly query?: readonly string[]
   /** The code a bad value of a field is answered with, where the contract names one, instead of `invalid_params`. */
   readonly inputErrors?: Readonly<Record<string, ErrorCode>>
+  /** Set when each call stores something and burns no op: an account may do so many of them (`Guards.mayChange`). */
+  readonly changes?: true
   /** MCP tool annotations; absent when the operation is no tool. */
   readonly tool?: {
     readonly readOnlyHint: boolean
@@ -152,6 +154,8 @@ export type OperationResult = {
 /** The guards that need state. Implemented by the rooms that own the state, wired in app.ts. */
 export type Guards = {
   throttle(limit: Throttle): Promise<{ allowed: boolean; retry_after_ms: number }>
+  /** Counts a change of an account. @returns 0, or how long to wait in milliseconds */
+  mayChange(accountId: string, isBound: boolean): number
   once(request: OnceRequest, run: (operationId: string, resumed: boolean) => Promise<OperationResult>): Promise<OperationResult>
 }
 export type OnceRequest = {
@@ -209,6 +213,7 @@ export function createExecutor<D>(options: {
       seen.operationId = operationId
       const context: RunContext = { caller: call.caller, ip: call.ip, origin: call.origin, operationId, resumed }
       if (operation.throttle) await checkThrottle(guards, operation.throttle(deps, context))
+      if (operation.changes) checkChange(guards, call.caller)
       const stream = await operation.streams?.open(deps, input, context)
       if (stream) return { status: 200, body: {}, stream }
       const body = await operation.run(deps, input, context)
@@ -269,6 +274,17 @@ async function checkThrottle(guards: Guards, limit: Throttle | null): Promise<vo
   if (!allowed)
     throw new DomainError('rate_limited', {
       hint: limit.hint,
+      details: { retry_after_ms },
+      retryAfterSeconds: Math.ceil(retry_after_ms / 1000),
+    })
+}
+
+function checkChange(guards: Guards, caller: Caller): void {
+  if (caller.kind !== 'key') return
+  const retry_after_ms = guards.mayChange(caller.accountId, caller.agentId !== null)
+  if (retry_after_ms > 0)
+    throw new DomainError('rate_limited', {
+      hint: 'This account has changed its settings too often: changes cost nothing, so there is a limit, which grows with the operations it has. Wait retry_after_ms. Leave out changes that change nothing.',
       details: { retry_after_ms },
       retryAfterSeconds: Math.ceil(retry_after_ms / 1000),
     })

@@ -68,6 +68,7 @@ export const createChannel = defineOperation({
   path: '/v1/account/channels',
   access: owner,
   status: 201,
+  changes: true,
   input: z
     .object({
       kind: z.enum(['slack', 'discord', 'telegram', 'webhook']),
