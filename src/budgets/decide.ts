@@ -1,7 +1,7 @@
 import type { Nanousd } from '../core/money.ts'
 import { decideApproval, deleteEnvelope, grant, reset, setEnvelope, suspend } from './changes.ts'
 import { Draft } from './draft.ts'
-import { extraAt, mapWindows, NO_ENVELOPE, NO_LIMITS, NO_SPEND, spentAt, windowAt } from './envelope.ts'
+import { addSpend, extraAt, mapWindows, NO_ENVELOPE, NO_LIMITS, NO_SPEND, spentAt, windowAt } from './envelope.ts'
 import { LoopWatch } from './loops.ts'
 import { encodeLevels } from './path.ts'
 import type { Policy } from './policy.ts'
@@ -242,7 +242,7 @@ function charge(draft: Draft, path: readonly string[], amount: Nanousd): string 
     }
     levels.push(level)
     const spent = spentAt(envelope, draft.clockMs)
-    draft.charge(agentId, { ...envelope, spent: mapWindows(spent, (value) => value + amount), clockMs: draft.clockMs })
+    draft.charge(agentId, { ...envelope, spent: mapWindows(spent, (value) => addSpend(value, amount)), clockMs: draft.clockMs })
   }
   return encodeLevels(levels)
 }

@@ -1,7 +1,7 @@
 import type { Clock } from '../core/clock.ts'
 import { DomainError } from '../core/errors.ts'
 import { isUuid } from '../core/ids.ts'
-import { type Nanousd, nanousdFromUsd } from '../core/money.ts'
+import { MAX_NANOUSD, type Nanousd, nanousdFromUsd } from '../core/money.ts'
 import type { Database } from '../db/client.ts'
 import { withDatabaseFailure } from '../db/failure.ts'
 import type { Catalogue } from '../prices/catalogue.ts'
@@ -136,7 +136,7 @@ export class BudgetService {
   /** Prices a planned call and decides it. No call leaves this process but the one to the database. */
   async clear(accountId: string, call: CallId, request: ClearRequest): Promise<Approval | Refusal> {
     const rate = this.#catalogue.rateFor(request.model, request.estimatedInputTokens)
-    const estimate = estimateNanousd(rate, request.estimatedTokens, request.estimatedInputTokens)
+    const estimate = storable(estimateNanousd(rate, request.estimatedTokens, request.estimatedInputTokens), 'estimated_tokens')
     const path = pathOf(request.agentId)
     const refusal = this.#policy()?.refusal(path, { model: request.model, maxTokens: request.estimatedTokens }) ?? null
     const outcome = await this.#engine.submit(accountId, {
@@ -466,6 +466,14 @@ export class BudgetService {
   }
 }
 
+/** @throws DomainError `invalid_params` for more than can be stored */
+function storable(amount: Nanousd, field: string): Nanousd {
+  if (amount <= MAX_NANOUSD) return amount
+  throw new DomainError('invalid_params', {
+    details: { required: [], issues: [{ path: field, message: 'is worth more than 9 billion dollars: ask for less at once' }] },
+  })
+}
+
 const NO_RATES: TokenRates = { input: 0n, output: 0n, cachedInput: 0n, cacheWrite: 0n, cacheWrite1h: 0n }
 
 const bookingOf = (call: CallId, purchase: Purchase): ClearCommand => ({
@@ -475,7 +483,7 @@ const bookingOf = (call: CallId, purchase: Purchase): ClearCommand => ({
   agentId: purchase.agentId,
   path: pathOf(purchase.agentId),
   model: purchase.label,
-  estimate: purchase.cost,
+  estimate: storable(purchase.cost, 'cost'),
   rates: NO_RATES,
   hold_ms: 0,
   holdKind: HOLD_KIND.booking,
