@@ -243,7 +243,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     approvals,
     dashboard,
     notifications,
-    fallbackOrigin: config.PUBLIC_URL ?? `http://${config.HOST}:${config.PORT}`,
+    fallbackOrigin: config.PUBLIC_URL ?? `http://${config.HOST.includes(':') ? `[${config.HOST}]` : config.HOST}:${config.PORT}`,
     limits: { accountsPerHour: config.ACCOUNT_RATE_LIMIT_PER_HOUR },
   }
   const execute = createExecutor({
@@ -292,7 +292,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     return problems.length > 0 ? ('unusable' as const) : loadedMs === null ? null : ('ok' as const)
   }
   mountDiscovery(app, { operations, document, ping: deps.database.ping, governanceFile, log }, { version: VERSION, origin })
-  mountMetrics(app, { metrics, auth, log }, { isPublic: config.METRICS_PUBLIC })
+  mountMetrics(app, { metrics, auth, log }, { isPublic: config.METRICS_PUBLIC, trustedProxies: config.TRUST_PROXY })
   const siteScript = servedScript('site')
   const callFrom = (c: HttpContext, caller: Caller) => ({ caller, ip: clientAddress(c, config.TRUST_PROXY) })
   mountPay(

@@ -90,7 +90,10 @@ const environmentSchema = z.object({
   DATA_DIR: z.string().min(1).default('.gvnr'),
   DB_PREPARE: flag(true),
   DB_POOL_SIZE: count(10, 1, 200),
-  ADMIN_SECRET: z.string().optional(),
+  ADMIN_SECRET: z
+    .string()
+    .min(16, 'must be at least 16 characters long: it opens every operator call. Make one with: openssl rand -hex 32')
+    .optional(),
   SIGNUP_TRIAL_OPS: count(25, 0, 1_000_000_000),
   ACCOUNT_RATE_LIMIT_PER_HOUR: count(10, 0, 1_000_000),
   FAILED_AUTH_LIMIT_PER_MINUTE: count(60, 0, 1_000_000),

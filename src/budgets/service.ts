@@ -47,6 +47,8 @@ export type ClearRequest = {
   /** The loop limit where no envelope on the path sets one; none when absent. */
   readonly loop?: LoopLimit
 }
+/** Set when no price list knows the model. */
+export type Priced = { readonly isModelUnknown?: true }
 /** A call that is about to be forwarded. */
 export type Reservation = {
   readonly agentId: string
@@ -134,7 +136,7 @@ export class BudgetService {
   }
 
   /** Prices a planned call and decides it. No call leaves this process but the one to the database. */
-  async clear(accountId: string, call: CallId, request: ClearRequest): Promise<Approval | Refusal> {
+  async clear(accountId: string, call: CallId, request: ClearRequest): Promise<(Approval | Refusal) & Priced> {
     const rate = this.#catalogue.rateFor(request.model, request.estimatedInputTokens)
     const estimate = storable(estimateNanousd(rate, request.estimatedTokens, request.estimatedInputTokens), 'estimated_tokens')
     const path = pathOf(request.agentId)
@@ -154,9 +156,10 @@ export class BudgetService {
       ...(request.loop !== undefined && { loop: request.loop }),
       ...(refusal && { refused: refusal.reason }),
     })
-    if (outcome.approved) return outcome
+    const priced: Priced = rate.source === 'default' ? { isModelUnknown: true } : {}
+    if (outcome.approved) return rate.source === 'default' ? { ...outcome, ...priced } : outcome
     const tokens = outcome.tightest === null ? 0 : affordableTokens(rate, outcome.remaining, request.estimatedInputTokens)
-    return refusalOf(outcome, estimate, tokens, refusal)
+    return { ...refusalOf(outcome, estimate, tokens, refusal), ...priced }
   }
 
   /** Charges a purchase and settles it in one step: approved, it is spent. */

@@ -23,12 +23,12 @@ export type Caller = KeyCaller | AdminCaller | PublicCaller
 
 /**
  * Who may call an operation. `agentRule` says which `agent_id` a key bound to a path may name: `within` its own path and
- * below, or only `below` (an agent cannot lift its own limit).
+ * below, only `below` (an agent cannot lift its own limit), or `none`: what it shows concerns the whole account, so such a key may not call it.
  */
 export type Access =
   | { readonly kind: 'public' }
   | { readonly kind: 'admin' }
-  | { readonly kind: 'key'; readonly scopes: readonly Scope[]; readonly agentRule?: 'within' | 'below' }
+  | { readonly kind: 'key'; readonly scopes: readonly Scope[]; readonly agentRule?: 'within' | 'below' | 'none' }
 
 type CallerOf<A extends Access> = A extends { kind: 'key' } ? KeyCaller : A extends { kind: 'admin' } ? AdminCaller : PublicCaller
 
@@ -129,7 +129,8 @@ export const actorOf = (caller: Caller): string =>
 export function mayCall(access: Access, caller: Caller): boolean {
   if (access.kind === 'public') return true
   if (access.kind === 'admin') return caller.kind === 'admin'
-  return caller.kind === 'key' && access.scopes.includes(caller.scope)
+  if (caller.kind !== 'key' || !access.scopes.includes(caller.scope)) return false
+  return access.agentRule !== 'none' || caller.agentId === null
 }
 
 export type CallContext = {
@@ -249,6 +250,10 @@ function authorize(access: Access, caller: Caller): void {
   if (mayCall(access, caller)) return
   if (access.kind === 'admin') throw new DomainError('unauthorized')
   if (caller.kind !== 'key') throw new DomainError('missing_api_key')
+  if (access.kind === 'key' && access.scopes.includes(caller.scope))
+    throw new DomainError('forbidden', {
+      hint: `This concerns the whole account, of which this key sees "${caller.agentId}" and what is below it. Use a key that is not bound to an agent.`,
+    })
   const scopes = access.kind === 'key' ? access.scopes.join(' or ') : ''
   throw new DomainError('forbidden', {
     hint: `This key has scope "${caller.scope}"; this needs scope ${scopes}. Ask the account owner to do it or to issue a fitting key.`,

@@ -18,7 +18,7 @@ const DEFAULT_THRESHOLDS = [50, 80, 100]
 const FORMATS = ['standard', 'slack', 'discord'] as const
 const unixMs = z.number().int().describe('Unix milliseconds')
 const owner = { kind: 'key', scopes: ['owner'] } as const
-const reader = { kind: 'key', scopes: ['owner', 'read'] } as const
+const reader = { kind: 'key', scopes: ['owner', 'read'], agentRule: 'none' } as const
 const webhookId = text(1, 64)
 
 const fields = {
