@@ -153,7 +153,7 @@ const LOOPBACK = /^(localhost|127(\.\d{1,3}){3}|\[::1\])$/
  * Whether a link that is sent to people may lead there: the caller says in his Host header where this server is, and an agent could name a host
  * of its own.
  */
-export function isTrustedOrigin(origin: string, configured: string): boolean {
+function isTrustedOrigin(origin: string, configured: string): boolean {
   const host = new URL(origin).hostname
   return LOOPBACK.test(host) || host === new URL(configured).hostname
 }

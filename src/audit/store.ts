@@ -150,7 +150,7 @@ export async function insertSeals({ orm }: Database, seals: readonly Seal[]): Pr
  * Where a trail begins and may begin. `base`: the oldest seal, when the entries up to its end have been taken away. `next`: the newest seal that
  * is wholly older than the limit, when it is not the base already and not the account's first.
  */
-export type TrailEnd = {
+type TrailEnd = {
   readonly accountId: string
   readonly base: Head | null
   readonly next: Head | null

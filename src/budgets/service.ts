@@ -48,7 +48,7 @@ export type ClearRequest = {
   readonly loop?: LoopLimit
 }
 /** Set when no price list knows the model. */
-export type Priced = { readonly isModelUnknown?: true }
+type Priced = { readonly isModelUnknown?: true }
 /** A call that is about to be forwarded. */
 export type Reservation = {
   readonly agentId: string

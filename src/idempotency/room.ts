@@ -9,7 +9,7 @@ const REMEMBERED_ACCOUNTS = 20_000
 const RETRY_MS = 60_000
 
 /** An account's ops (null: it is the operator's), and how many rows it has, of `most` at most. */
-export type CountRows = (accountId: string, most: number) => Promise<{ ops: bigint | null; rows: number }>
+type CountRows = (accountId: string, most: number) => Promise<{ ops: bigint | null; rows: number }>
 
 /**
  * How many rows of one kind an account may have: each costs it nothing. Counted in the database now and then and by this process in between, so
