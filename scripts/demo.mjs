@@ -10,6 +10,12 @@ const TOKENS = 2000
 /** Something that the reader can act on; everything else is a bug of this script. */
 class DemoError extends Error {}
 
+// Piped into something that reads only the beginning: there is nobody left to print for.
+process.stdout.on('error', (error) => {
+  if (error.code !== 'EPIPE') throw error
+  process.exit(0)
+})
+
 const print = (line = '') => process.stdout.write(`${line}\n`)
 const step = (title) => print(`\n${title}`)
 const dollars = (usd) => {

@@ -21,6 +21,16 @@ if (problem) {
 }
 
 const { origin, rpc, key } = JSON.parse(readFileSync(STATE_FILE, 'utf8')) as { origin: string; rpc: string; key: string }
+const isUp = await fetch(`${origin}/ready`).then(
+  ({ ok }) => ok,
+  () => false,
+)
+if (!isUp) {
+  console.error(
+    `Nothing to buy from: the devnet that was at ${origin} is gone. Start \`npm run devnet\` in another terminal first.`,
+  )
+  process.exit(2)
+}
 const network = NETWORKS['eip155:84532']
 const buyer = walletAt(1)
 const wallet = createWalletClient({ account: buyer, chain: network.viem, transport: http(rpc), pollingInterval: 200 }).extend(

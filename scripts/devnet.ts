@@ -38,7 +38,7 @@ const server = spawn(process.execPath, ['dist/main.js'], {
     DEPOSIT_XPUB,
     BASE_RPC_URL: chain.url,
     FACILITATOR_PRIVATE_KEY: FACILITATOR_KEY,
-    ADMIN_SECRET: 'devnet',
+    ADMIN_SECRET: 'devnet-operator-secret',
     LOG_LEVEL: 'warn',
   },
   stdio: ['ignore', 'ignore', 'inherit'],

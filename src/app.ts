@@ -11,6 +11,7 @@ import { SessionService } from './accounts/sessions.ts'
 import { ApprovalService } from './approvals/service.ts'
 import { approvalDecisions } from './approvals/store.ts'
 import { DecisionWaiters } from './approvals/waiters.ts'
+import { AuditRetention } from './audit/retention.ts'
 import { Sealer } from './audit/sealer.ts'
 import { AuditService } from './audit/service.ts'
 import { creditedJson } from './billing/credits.ts'
@@ -21,6 +22,7 @@ import { DecisionEngine } from './budgets/engine.ts'
 import { HoldFigures } from './budgets/figures.ts'
 import { loopCounts, purgeLoops } from './budgets/loops.store.ts'
 import { BudgetService } from './budgets/service.ts'
+import { createChangeLimit } from './change-limit.ts'
 import { type Config, ConfigError } from './config.ts'
 import type { Clock } from './core/clock.ts'
 import type { Log } from './core/log.ts'
@@ -84,6 +86,8 @@ const MAILS_PER_HOUR = 60
 const HOUR_MS = 3_600_000
 const HOUSEKEEPING_MS = 60_000
 const PURGE_ROWS = 5_000
+/** Idempotency keys are made faster than one round takes them away. */
+const PURGE_ROUNDS = 20
 /** Loop counts are the rows that come and go fastest. */
 const LOOP_PURGE_ROWS = 50_000
 /** How often unanswered approvals are made final, and at most how many at once. */
@@ -149,6 +153,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
   const audit = new AuditService(deps)
   const commands = () => engine.stats.commands
   const sealer = new Sealer({ ...deps, commands })
+  const retention = new AuditRetention(deps, { days: config.AUDIT_RETENTION_DAYS })
   const outbound = new Outbound({ allowPrivate: config.OUTBOUND_ALLOW_PRIVATE })
   const mailer =
     config.SMTP_URL === undefined || config.MAIL_FROM === undefined ? null : createMailer(config.SMTP_URL, config.MAIL_FROM)
@@ -246,12 +251,16 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     approvals,
     dashboard,
     notifications,
-    fallbackOrigin: config.PUBLIC_URL ?? `http://${config.HOST}:${config.PORT}`,
+    fallbackOrigin: config.PUBLIC_URL ?? `http://${config.HOST.includes(':') ? `[${config.HOST}]` : config.HOST}:${config.PORT}`,
     limits: { accountsPerHour: config.ACCOUNT_RATE_LIMIT_PER_HOUR },
   }
   const execute = createExecutor({
     deps: operationDeps,
-    guards: { throttle: accounts.throttle, once: idempotency.once },
+    guards: {
+      throttle: accounts.throttle,
+      once: idempotency.once,
+      mayChange: createChangeLimit({ ...deps, opsOf: (accountId) => engine.opsOf(accountId) }),
+    },
     clock: deps.clock,
     observer,
     checkResults: options.checkResults ?? false,
@@ -292,7 +301,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     return problems.length > 0 ? ('unusable' as const) : loadedMs === null ? null : ('ok' as const)
   }
   mountDiscovery(app, { operations, document, ping: deps.database.ping, governanceFile, log }, { version: VERSION, origin })
-  mountMetrics(app, { metrics, auth, log }, { isPublic: config.METRICS_PUBLIC })
+  mountMetrics(app, { metrics, auth, log }, { isPublic: config.METRICS_PUBLIC, trustedProxies: config.TRUST_PROXY })
   const siteScript = servedScript('site')
   const callFrom = (c: HttpContext, caller: Caller) => ({ caller, ip: clientAddress(c, config.TRUST_PROXY) })
   mountPay(
@@ -343,12 +352,13 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
 
   let housekeeping: NodeJS.Timeout | undefined
   const purge = async (): Promise<void> => {
-    await idempotency.purge(PURGE_ROWS)
+    for (let round = 0; round < PURGE_ROUNDS; round++) if ((await idempotency.purge(PURGE_ROWS)) < PURGE_ROWS) break
     await accounts.purgeThrottles(PURGE_ROWS)
     await notifications.purge(PURGE_ROWS)
     await approvals.purge(PURGE_ROWS)
     await purgeLoops(deps.database, deps.clock.now(), LOOP_PURGE_ROWS)
     await sessions.purge(PURGE_ROWS)
+    await retention.purge()
   }
   let expiring: NodeJS.Timeout | undefined
   return {

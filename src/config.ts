@@ -90,7 +90,10 @@ const environmentSchema = z.object({
   DATA_DIR: z.string().min(1).default('.gvnr'),
   DB_PREPARE: flag(true),
   DB_POOL_SIZE: count(10, 1, 200),
-  ADMIN_SECRET: z.string().optional(),
+  ADMIN_SECRET: z
+    .string()
+    .min(16, 'must be at least 16 characters long: it opens every operator call. Make one with: openssl rand -hex 32')
+    .optional(),
   SIGNUP_TRIAL_OPS: count(25, 0, 1_000_000_000),
   ACCOUNT_RATE_LIMIT_PER_HOUR: count(10, 0, 1_000_000),
   FAILED_AUTH_LIMIT_PER_MINUTE: count(60, 0, 1_000_000),
@@ -106,6 +109,7 @@ const environmentSchema = z.object({
   FACILITATOR_PRIVATE_KEY: privateKey.optional(),
   MIN_CONFIRMATIONS: count(3, 1, 1_000),
   TRUST_PROXY: trustProxy,
+  AUDIT_RETENTION_DAYS: count(0, 0, 36_500),
   LANES: count(1, 1, 64),
   PRICES_FILE: z.string().min(1).optional(),
   PRICES_URL: url(['https:', 'http:', 'file:']).optional(),

@@ -128,6 +128,7 @@ export const createKey = defineOperation({
   access: { kind: 'key', scopes: ['owner'] },
   status: 201,
   secretResult: true,
+  changes: true,
   input: z
     .object({
       name: text(1, 100).optional(),
@@ -141,7 +142,11 @@ export const createKey = defineOperation({
       if (input.scope === 'owner' && input.agent_id !== undefined)
         fail('agent_id', 'cannot bind a key of scope owner: use scope agent or read')
     }),
-  output: z.object({ api_key: secretKey, ...keyView }),
+  output: z.object({
+    api_key: secretKey,
+    ...keyView,
+    hint: z.string().optional().describe('When neither scope nor agent_id was given: what this key may do'),
+  }),
   async run({ accounts }: AccountDeps, input, context) {
     const scope = input.scope ?? (input.agent_id === undefined ? 'owner' : 'agent')
     const { apiKey, row } = await accounts.createKey(context.caller.accountId, context, {
@@ -150,9 +155,13 @@ export const createKey = defineOperation({
       agentId: input.agent_id ?? null,
       expiresInSeconds: input.expires_in_seconds ?? null,
     })
-    return { api_key: apiKey, ...keyJson(row) }
+    const isUnsaid = input.scope === undefined && input.agent_id === undefined
+    return { api_key: apiKey, ...keyJson(row), ...(isUnsaid && { hint: OWNER_BY_DEFAULT }) }
   },
 })
+
+const OWNER_BY_DEFAULT =
+  'No scope was given, so this is an owner key: it may do everything, raise limits and make keys included. For an agent, make one with agent_id; for a dashboard, one of scope read; then revoke this one.'
 
 export const listKeys = defineOperation({
   name: 'list_keys',
@@ -202,6 +211,7 @@ export const rotateKey = defineOperation({
   access: { kind: 'key', scopes: ['owner'] },
   status: 201,
   secretResult: true,
+  changes: true,
   input: z.object({
     key_id: text(1, 64),
     overlap_seconds: integer(0, MAX_OVERLAP_SECONDS)
@@ -229,6 +239,7 @@ export const renameKey = defineOperation({
   method: 'patch',
   path: '/v1/account/keys/{key_id}',
   access: { kind: 'key', scopes: ['owner'] },
+  changes: true,
   input: z.object({ key_id: text(1, 64), name: text(1, 100) }),
   output: z.object(keyView),
   errors: ['not_found'],
@@ -252,6 +263,7 @@ export const setNotificationEmail = defineOperation({
   method: 'post',
   path: EMAIL_PATH,
   access: ownerOnly,
+  changes: true,
   input: z.object({ email: z.string() }),
   output: z.object({ ok: z.literal(true), notification_email: z.string() }),
   errors: ['invalid_email', 'rate_limited'],
@@ -275,7 +287,7 @@ export const getNotificationEmail = defineOperation({
   tag: 'Account',
   method: 'get',
   path: EMAIL_PATH,
-  access: { kind: 'key', scopes: ['owner', 'read'] },
+  access: { kind: 'key', scopes: ['owner', 'read'], agentRule: 'none' },
   input: z.object({}),
   output: z.object({ notification_email: z.string().nullable() }),
   async run({ accounts }: AccountDeps, _input, { caller }) {
@@ -291,6 +303,7 @@ export const deleteNotificationEmail = defineOperation({
   method: 'delete',
   path: EMAIL_PATH,
   access: ownerOnly,
+  changes: true,
   input: z.object({}),
   output: z.object({ ok: z.literal(true) }),
   async run({ accounts }: AccountDeps, _input, context) {
@@ -315,7 +328,7 @@ export const getSettings = defineOperation({
   tag: 'Account',
   method: 'get',
   path: SETTINGS_PATH,
-  access: { kind: 'key', scopes: ['owner', 'read'] },
+  access: { kind: 'key', scopes: ['owner', 'read'], agentRule: 'none' },
   input: z.object({}),
   output: settingsView,
   async run({ accounts }: AccountDeps, _input, { caller }) {
@@ -331,6 +344,7 @@ export const updateSettings = defineOperation({
   method: 'put',
   path: SETTINGS_PATH,
   access: ownerOnly,
+  changes: true,
   input: settingsView,
   output: settingsView,
   async run({ accounts }: AccountDeps, input, context) {

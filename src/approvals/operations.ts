@@ -12,6 +12,7 @@ export type ApprovalDeps = {
   readonly approvals: ApprovalService
   readonly accounts: { get(accountId: string): Promise<{ readonly approvalLinks: 'agent' | 'owner' }> }
   /** Origin of links where the transport knows none. */
+  /** PUBLIC_URL, else the address that the server listens on. */
   readonly fallbackOrigin: string
 }
 
@@ -119,7 +120,9 @@ export const requestApproval = defineOperation({
     // An agent that holds a deciding link could answer its own request.
     const askerMayDecide = caller.scope !== 'agent' || (await accounts.get(caller.accountId)).approvalLinks === 'agent'
     const usd = grant?.limit_usd ?? grant?.extra_usd
-    const requested = await approvals.request(caller.accountId, context, context.origin?.() ?? fallbackOrigin, {
+    const asker = context.origin?.() ?? fallbackOrigin
+    const origins = { asker, people: isTrustedOrigin(asker, fallbackOrigin) ? asker : fallbackOrigin }
+    const requested = await approvals.request(caller.accountId, context, origins, {
       agentId: input.agent_id,
       actionSummary: input.action_summary,
       ttl_ms: (input.ttl_seconds ?? DEFAULT_TTL_SECONDS) * 1000,
@@ -143,6 +146,17 @@ export const requestApproval = defineOperation({
     }
   },
 })
+
+const LOOPBACK = /^(localhost|127(\.\d{1,3}){3}|\[::1\])$/
+
+/**
+ * Whether a link that is sent to people may lead there: the caller says in his Host header where this server is, and an agent could name a host
+ * of its own.
+ */
+function isTrustedOrigin(origin: string, configured: string): boolean {
+  const host = new URL(origin).hostname
+  return LOOPBACK.test(host) || host === new URL(configured).hostname
+}
 
 /** A limit too small for the smallest unit still is a limit above zero. */
 const atLeastOne = (amount: bigint): bigint => (amount === 0n ? 1n : amount)

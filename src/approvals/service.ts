@@ -83,13 +83,13 @@ export class ApprovalService {
 
   /**
    * Stores a request and queues it for the account's channels. The token is in the result and in the queued messages and nowhere else.
-   * @param origin where people reach this server
+   * @param origins where whoever asks reaches this server, and where the account's people do, who are sent a link
    * @throws DomainError `invalid_channels`; `no_envelope` for a one-off raise of an agent without a limit
    */
   async request(
     accountId: string,
     call: { operationId: string; caller: Caller },
-    origin: string,
+    origins: { readonly asker: string; readonly people: string },
     wanted: ApprovalRequest,
   ): Promise<Requested> {
     const { clock, budgets, notifications } = this.#deps
@@ -110,10 +110,10 @@ export class ApprovalService {
     }
     const deciding = wanted.askerMayDecide ? null : newToken()
     const links = { tokenHash: hashOf(token), decideHash: deciding === null ? null : hashOf(deciding) }
-    const event = requestedEvent(approval, view, `${origin}/approve/${deciding ?? token}`)
-    await withDatabaseFailure(this.#store(approval, links, event, plan, actorOf(call.caller)))
+    const event = requestedEvent(approval, view, `${origins.people}/approve/${deciding ?? token}`)
+    const expiresMs = await withDatabaseFailure(this.#store(approval, links, event, plan, actorOf(call.caller)))
     notifications.wake()
-    return { token, url: `${origin}/approve/${token}`, expiresMs: approval.expiresMs, notification: plan.states }
+    return { token, url: `${origins.asker}/approve/${token}`, expiresMs, notification: plan.states }
   }
 
   /**
@@ -224,7 +224,7 @@ export class ApprovalService {
     return { ...wanted, window }
   }
 
-  async #store(approval: NewApproval, links: Links, event: DomainEvent, plan: Plan, actor: string): Promise<void> {
+  async #store(approval: NewApproval, links: Links, event: DomainEvent, plan: Plan, actor: string): Promise<number> {
     const { database, notifications, changes, clock } = this.#deps
     const { accountId, approvalId, agentId, actionSummary, expiresMs, raise } = approval
     const data = {
@@ -234,12 +234,14 @@ export class ApprovalService {
       ...(raise && { grant: { agent_id: raise.agentId, window: raise.window, [raise.kind]: raise.amount.toString() } }),
     }
     const atMs = clock.now()
-    await database.sql.begin(async (sql) => {
+    return database.sql.begin(async (sql) => {
       const stored = await insertApproval(sql, database.prepare, approval, links)
-      if (!stored) throw new DomainError('idempotency_conflict', { hint: 'This request was decided before it was answered.' })
+      if (stored === null)
+        throw new DomainError('idempotency_conflict', { hint: 'This request was decided before it was answered.' })
       await notifications.announce(sql, event, plan)
       await notifications.record(sql, event)
       await changes.record(sql, { accountId, id: uuidv7(atMs), type: 'approval.requested', agentId, actor, data, atMs })
+      return stored
     })
   }
 

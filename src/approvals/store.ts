@@ -28,20 +28,20 @@ type Row = typeof approvals.$inferSelect
 
 /**
  * Stores a request in the caller's transaction. Asked for again after an interruption, the pending one gets the new token, as nobody was
- * given the first. @returns false when it has been decided meanwhile
+ * given the first. @returns when the stored one expires; null when it has been decided meanwhile
  */
 export async function insertApproval(
   runner: Runner,
   prepare: boolean,
   approval: NewApproval,
   { tokenHash, decideHash }: Links,
-): Promise<boolean> {
+): Promise<number | null> {
   const { raise } = approval
   const rows = await runner.unsafe(
     `insert into approvals (account_id, approval_id, token_hash, decide_hash, agent_id, action_summary, raise_agent_id, raise_window, raise_kind, raise_nanousd, raise_terms, created_ms, expires_ms)
      values ($1::uuid, $2::uuid, decode($3::text, 'hex'), decode($13::text, 'hex'), $4, $5, $6, $7, $8, $9::bigint, $10, $11::bigint, $12::bigint)
      on conflict (account_id, approval_id) do update set token_hash = excluded.token_hash, decide_hash = excluded.decide_hash where approvals.decision is null
-     returning 1`,
+     returning expires_ms`,
     [
       approval.accountId,
       approval.approvalId,
@@ -59,7 +59,7 @@ export async function insertApproval(
     ],
     { prepare },
   )
-  return rows.length > 0
+  return rows[0] === undefined ? null : Number(rows[0].expires_ms)
 }
 
 /** A request by either of its links, and whether this one decides. */

@@ -71,7 +71,8 @@ const money = (name: string, amount: bigint): Data => ({
 })
 
 const ratesOf = (rates: string | null): Data => {
-  const values = (rates ?? '').split(',')
+  // Behind a `;` come the rates of other lengths of input; the ones in front priced the estimate.
+  const values = (rates ?? '').split(';', 1).join('').split(',')
   const named: Data = {}
   for (const { name, index } of RATES_BY_NAME) named[name] = values[index] ?? '0'
   return named

@@ -67,13 +67,14 @@ export const listAudit = defineOperation({
     async open({ audit }: AuditDeps, wanted, { caller }): Promise<ResultStream | null> {
       if (wanted.format === undefined || wanted.format === 'json') return null
       const filter = filterOf(caller, wanted)
-      const { head, entries } = await audit.export(caller.accountId, filter)
+      const { head, base, entries } = await audit.export(caller.accountId, filter)
       if (wanted.format === 'csv')
         return { type: 'text/csv; charset=utf-8', filename: 'audit.csv', chunks: linesOf(csvHeader(), entries, csvLine) }
       const opening = {
         gvnr_audit_export: 1,
         account_id: caller.accountId,
         head: { seq: head.seq, hash: head.hash },
+        ...(base.seq > 0 && { base: { seq: base.seq, hash: base.hash } }),
         filter: { agent_id: filter.agentId, from: filter.from_ms, to: filter.to_ms },
         exported_at: audit.now(),
       }
@@ -96,21 +97,28 @@ export const getAuditHead = defineOperation({
   tag: 'Audit',
   method: 'get',
   path: '/v1/audit/head',
-  access: { kind: 'key', scopes: ['owner', 'read'] },
+  access: { kind: 'key', scopes: ['owner', 'read'], agentRule: 'none' },
   input: z.object({}),
   output: z.object({
     account_id: z.string(),
     seq: z.number().int().describe('0 while nothing is sealed'),
     hash: z.string(),
     sealed_at: unixMs.nullable(),
+    base: z
+      .object({ seq: z.number().int(), hash: z.string() })
+      .optional()
+      .describe('The last entry that this server no longer keeps: what it keeps begins behind it'),
   }),
   async run({ audit }: AuditDeps, _input, { caller }) {
-    if (caller.agentId !== null)
-      throw new DomainError('forbidden', {
-        hint: 'The chain covers the whole account, of which this key sees one path. Use a key that is not bound to an agent.',
-      })
+    const base = await audit.base(caller.accountId)
     const { seq, hash, sealedMs } = await audit.head(caller.accountId)
-    return { account_id: caller.accountId, seq, hash, sealed_at: sealedMs }
+    return {
+      account_id: caller.accountId,
+      seq,
+      hash,
+      sealed_at: sealedMs,
+      ...(base.seq > 0 && { base: { seq: base.seq, hash: base.hash } }),
+    }
   },
 })
 

@@ -8,7 +8,7 @@ import type { Runner } from '../db/runner.ts'
 import { type Entry, genesisOf, linkOf } from './chain.ts'
 import { contentOf, type EventRow } from './entries.ts'
 import { comparePlaces, placeOf, readMerged } from './history.ts'
-import { findHead, insertEvent, listSeals, type Seal } from './store.ts'
+import { findHead, findOldest, insertEvent, listSeals, type Seal } from './store.ts'
 
 export type AuditFilter = {
   /** This agent and those below it. */
@@ -48,6 +48,12 @@ export class AuditService implements Recorder {
     return headOf(accountId, await withDatabaseFailure(findHead(this.#database, accountId)))
   }
 
+  /** The last entry that was taken away because of its age: what is kept begins behind it. seq is 0 when nothing was. */
+  async base(accountId: string): Promise<Head> {
+    const oldest = await withDatabaseFailure(findOldest(this.#database, accountId))
+    return headOf(accountId, isBase(oldest) ? oldest : null)
+  }
+
   /** One page, newest first. @param page from 1 */
   async page(accountId: string, filter: AuditFilter, page: number, pageSize: number): Promise<AuditPage> {
     const skip = (page - 1) * pageSize
@@ -67,18 +73,29 @@ export class AuditService implements Recorder {
     return { entries: found, hasMore: false, complete: true }
   }
 
-  /** All entries, newest first, in pieces; as of the moment of the call. The head is that of the export. */
-  async export(accountId: string, filter: AuditFilter): Promise<{ head: Head; entries: AsyncIterable<readonly Entry[]> }> {
+  /** All entries, newest first, in pieces; as of the moment of the call. The export lies between its base and its head. */
+  async export(
+    accountId: string,
+    filter: AuditFilter,
+  ): Promise<{ head: Head; base: Head; entries: AsyncIterable<readonly Entry[]> }> {
+    const base = await this.base(accountId)
     const head = await withDatabaseFailure(findHead(this.#database, accountId))
-    return { head: headOf(accountId, head), entries: entriesOf(this.#chunks(accountId, filter, 0, head)) }
+    const chunks = this.#chunks(accountId, filter, 0, { head, baseSeq: BigInt(base.seq) })
+    return { head: headOf(accountId, head), base, entries: entriesOf(chunks) }
   }
 
   /**
    * Everything that fits the filter, newest first, in pieces. @param skip so many may be left out and only counted as `passed`
-   * @param known the head to start from, when it was read before
+   * @param known where to start and end, when that was read before
    */
-  async *#chunks(accountId: string, filter: AuditFilter, skip: number, known?: Seal | null): AsyncGenerator<Chunk> {
-    const head = known === undefined ? await withDatabaseFailure(findHead(this.#database, accountId)) : known
+  async *#chunks(
+    accountId: string,
+    filter: AuditFilter,
+    skip: number,
+    known?: { head: Seal | null; baseSeq: bigint },
+  ): AsyncGenerator<Chunk> {
+    const head = known ? known.head : await withDatabaseFailure(findHead(this.#database, accountId))
+    const baseSeq = known ? known.baseSeq : BigInt((await this.base(accountId)).seq)
     let left = skip
     for await (const rows of this.#unsealed(accountId, placeOf(head))) {
       const entries = rows.map((row) => unsealedEntry(accountId, row)).filter((entry) => fits(entry, filter))
@@ -86,11 +103,12 @@ export class AuditService implements Recorder {
       left -= rows.length
     }
     let before = (head?.lastSeq ?? 0n) + 1n
-    while (before > 1n) {
+    while (before > baseSeq + 1n) {
       // One more than are looked at: the one below says where the lowest of them begins.
       const seals = await withDatabaseFailure(listSeals(this.#database, accountId, before, SEALS_PER_QUERY + 1))
-      for (let at = 0; at < Math.min(seals.length, SEALS_PER_QUERY); ) {
-        const group = groupFrom(seals, at, Math.min(seals.length, SEALS_PER_QUERY))
+      const end = seals.slice(0, SEALS_PER_QUERY).filter((seal) => seal.firstSeq > baseSeq).length
+      for (let at = 0; at < end; ) {
+        const group = groupFrom(seals, at, end)
         at += group.length
         before = group.at(-1)?.firstSeq ?? 1n
         const size = Number((group[0]?.lastSeq ?? 0n) - before + 1n)
@@ -103,7 +121,7 @@ export class AuditService implements Recorder {
           yield { passed: 0, read: entries.length, entries: entries.filter((entry) => fits(entry, filter)).reverse() }
         }
       }
-      if (seals.length === 0) return
+      if (end === 0) return
     }
   }
 
@@ -162,6 +180,8 @@ type Chunk = { readonly entries: readonly Entry[]; readonly passed: number; read
 async function* entriesOf(chunks: AsyncIterable<Chunk>): AsyncGenerator<readonly Entry[]> {
   for await (const { entries } of chunks) if (entries.length > 0) yield entries
 }
+
+const isBase = (oldest: Seal | null): boolean => oldest !== null && oldest.firstSeq > 1n
 
 const headOf = (accountId: string, seal: Seal | null): Head =>
   seal === null

@@ -5,6 +5,7 @@ import {
   type HistoryRange,
   type HistoryRequest,
   type Place,
+  RANK,
   requestColumns,
 } from '../budgets/history.ts'
 import { Parameters } from '../db/array-literal.ts'
@@ -143,4 +144,92 @@ export async function insertSeals({ orm }: Database, seals: readonly Seal[]): Pr
     .onConflictDoNothing()
     .returning({ accountId: auditSeals.accountId })
   return new Set(rows.map(({ accountId }) => accountId))
+}
+
+/**
+ * Where a trail begins and may begin. `base`: the oldest seal, when the entries up to its end have been taken away. `next`: the newest seal that
+ * is wholly older than the limit, when it is not the base already and not the account's first.
+ */
+type TrailEnd = {
+  readonly accountId: string
+  readonly base: Head | null
+  readonly next: Head | null
+}
+
+/** Accounts in key order that have seals, each with where its trail begins. */
+export async function listEnds({ sql, prepare }: Database, after: string, before_ms: number, limit: number): Promise<TrailEnd[]> {
+  const columns = ['first_seq', 'last_seq', 'last_version', 'last_id', 'last_rank', 'hash']
+  const rows = await sql.unsafe(
+    `select a.account_id, ${columns.map((name) => `o.${name} as old_${name}, n.${name} as next_${name}`).join(', ')}
+     from (select account_id from accounts where account_id > $1::uuid order by account_id limit $3::int) a
+     left join lateral (select * from audit_seals where account_id = a.account_id order by first_seq limit 1) o on true
+     left join lateral (select * from audit_seals where account_id = a.account_id and o.max_ms < $2::bigint and max_ms < $2::bigint
+       and first_seq > o.first_seq order by first_seq desc limit 1) n on true`,
+    [after, String(before_ms), String(limit)],
+    { prepare },
+  )
+  return rows.map((row) => {
+    const oldest = headAt(row, 'old_')
+    return {
+      accountId: row.account_id as string,
+      base: oldest !== null && oldest.firstSeq > 1n ? oldest : null,
+      next: headAt(row, 'next_'),
+    }
+  })
+}
+
+const headAt = (row: Record<string, unknown>, prefix: string): Head | null =>
+  row[`${prefix}first_seq`] === null
+    ? null
+    : {
+        firstSeq: row[`${prefix}first_seq`] as bigint,
+        lastSeq: row[`${prefix}last_seq`] as bigint,
+        lastVersion: row[`${prefix}last_version`] as bigint,
+        lastId: row[`${prefix}last_id`] as string,
+        lastRank: Number(row[`${prefix}last_rank`]),
+        hash: row[`${prefix}hash`] as Buffer,
+      }
+
+export async function deleteSealsBefore({ sql, prepare }: Database, accountId: string, firstSeq: bigint): Promise<void> {
+  await sql.unsafe(
+    'delete from audit_seals where account_id = $1::uuid and first_seq < $2::bigint',
+    [accountId, String(firstSeq)],
+    { prepare },
+  )
+}
+
+/** Deletes denials and recorded changes up to the end of a seal. @returns how many of the one that had more, at most `limit` */
+export async function deleteSealedRows(
+  { sql, prepare }: Database,
+  accountId: string,
+  end: Pick<Head, 'lastVersion' | 'lastId' | 'lastRank'>,
+  limit: number,
+): Promise<number> {
+  const tables = [
+    ['denials', 'denial_id', RANK.denial],
+    ['audit_events', 'event_id', EVENT_RANK],
+  ] as const
+  let most = 0
+  for (const [table, id, rank] of tables) {
+    const rows = await sql.unsafe(
+      `delete from ${table} where account_id = $1::uuid and (version, ${id}) in (select version, ${id} from ${table}
+         where account_id = $1::uuid and (version, ${id}) ${rank <= end.lastRank ? '<=' : '<'} ($2::bigint, $3::uuid) order by version, ${id} limit $4::int)
+       returning 1`,
+      [accountId, String(end.lastVersion), end.lastId, String(limit)],
+      { prepare },
+    )
+    most = Math.max(most, rows.length)
+  }
+  return most
+}
+
+/** The oldest seal of an account. */
+export async function findOldest({ orm }: Database, accountId: string): Promise<Seal | null> {
+  const [seal] = await orm
+    .select()
+    .from(auditSeals)
+    .where(eq(auditSeals.accountId, accountId))
+    .orderBy(auditSeals.firstSeq)
+    .limit(1)
+  return seal ?? null
 }

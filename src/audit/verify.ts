@@ -20,6 +20,8 @@ const openingSchema = z.object({
   gvnr_audit_export: z.literal(1),
   account_id: z.string(),
   head: headSchema,
+  /** The last entry that the server no longer keeps. */
+  base: headSchema.optional(),
   filter: filterSchema,
 })
 type Opening = z.infer<typeof openingSchema>
@@ -33,6 +35,8 @@ export type AuditVerdict = {
   readonly unsealed: number
   readonly newestSeq: number
   readonly newestHash: string | null
+  /** The last entry that is not in the export, since the server keeps entries for a limited time; 0 for none. */
+  readonly baseSeq: number
   /** What is wrong, at most ten; empty when the export is whole. */
   readonly problems: readonly string[]
 }
@@ -45,9 +49,14 @@ const MAX_PROBLEMS = 10
  *
  * An attacker who can write the whole file can also compute a new chain: only a head that was kept elsewhere proves more. With `kept`, the
  * export must contain it.
+ * @param base where the export may begin instead of at the account's first entry; an NDJSON export names it itself
  */
-export async function verifyExport(chunks: AsyncIterable<string>, kept: KeptHead | null = null): Promise<AuditVerdict> {
-  const check = new ChainCheck(kept)
+export async function verifyExport(
+  chunks: AsyncIterable<string>,
+  kept: KeptHead | null = null,
+  base: KeptHead | null = null,
+): Promise<AuditVerdict> {
+  const check = new ChainCheck(kept, base)
   try {
     for await (const item of readExport(chunks)) {
       if ('gvnr_audit_export' in item) check.open(item)
@@ -62,6 +71,7 @@ export async function verifyExport(chunks: AsyncIterable<string>, kept: KeptHead
 
 class ChainCheck {
   readonly #kept: KeptHead | null
+  #base: KeptHead | null
   readonly #problems: string[] = []
   #opening: Opening | null = null
   #accountId: string | null = null
@@ -72,8 +82,9 @@ class ChainCheck {
   #unsealed = 0
   #isKeptFound = false
 
-  constructor(kept: KeptHead | null) {
+  constructor(kept: KeptHead | null, base: KeptHead | null) {
     this.#kept = kept
+    this.#base = base
   }
 
   fail(problem: string): void {
@@ -85,6 +96,10 @@ class ChainCheck {
       this.fail('a second export begins in the middle of the file')
     this.#opening = opening
     this.#accountId = opening.account_id
+    const { base = null } = opening
+    if (this.#base !== null && (base?.seq !== this.#base.seq || base.hash !== this.#base.hash))
+      this.fail('the export begins behind another entry than the one given as base')
+    this.#base = base
     const { agent_id, from, to } = opening.filter
     if (agent_id !== null || from !== null || to !== null)
       this.fail('this export was made with a filter, so entries are missing by intention: export without agent_id, from and to')
@@ -122,16 +137,26 @@ class ChainCheck {
     else if (!follows(hash, above)) this.fail(`entry ${above.seq} was changed, or the one before it`)
   }
 
-  /** The oldest entry follows the account's own beginning. */
+  /** The oldest entry follows the account's own beginning, or the base. */
   close(): void {
     const oldest = this.#above
-    if (oldest !== null && oldest.seq !== 1) this.fail(`the export ends at entry ${oldest.seq}: the older ones are cut off`)
-    else if (oldest !== null && !follows(genesisOf(oldest.account_id), oldest)) this.fail('entry 1 was changed')
-    if (oldest === null && (this.#opening?.head.seq ?? 0) > 0) this.fail('every sealed entry is cut off')
-    const kept = this.#kept
-    if (kept !== null && kept.seq > 0 && !this.#isKeptFound)
-      this.fail(`entry ${kept.seq}, which was kept as head, is not in the export`)
+    const first = (this.#base?.seq ?? 0) + 1
+    if (oldest !== null && oldest.seq !== first) this.fail(`the export ends at entry ${oldest.seq}: the older ones are cut off`)
+    else if (oldest !== null && !follows(this.#base?.hash ?? genesisOf(oldest.account_id), oldest))
+      this.fail(`entry ${first} was changed`)
+    if (oldest === null && (this.#opening?.head.seq ?? 0) >= first) this.fail('every sealed entry is cut off')
+    this.#closeKept(first)
     if (this.#entries + this.#unsealed === 0 && this.#opening === null) this.fail('there is no entry in this file')
+  }
+
+  #closeKept(first: number): void {
+    const kept = this.#kept
+    if (kept === null || kept.seq === 0 || this.#isKeptFound) return
+    if (kept.seq === this.#base?.seq && kept.hash === this.#base.hash) return
+    if (kept.seq === this.#base?.seq) this.fail(`entry ${kept.seq} is not the one that was kept as head`)
+    else if (kept.seq < first)
+      this.fail(`entry ${kept.seq}, which was kept as head, is older than what the server keeps: keep a newer one`)
+    else this.fail(`entry ${kept.seq}, which was kept as head, is not in the export`)
   }
 
   verdict(): AuditVerdict {
@@ -141,6 +166,7 @@ class ChainCheck {
       unsealed: this.#unsealed,
       newestSeq: this.#newest?.seq ?? 0,
       newestHash: this.#newest?.hash ?? null,
+      baseSeq: this.#base?.seq ?? 0,
       problems: this.#problems,
     }
   }

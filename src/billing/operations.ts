@@ -239,7 +239,7 @@ export const listTopups = defineOperation({
   tag: 'Top-up',
   method: 'get',
   path: '/v1/account/topups',
-  access: { kind: 'key', scopes: ['owner', 'read'] },
+  access: { kind: 'key', scopes: ['owner', 'read'], agentRule: 'none' },
   input: z.object({ limit: pageSize, before: cursor }),
   output: z.object({ topups: z.array(paymentView) }),
   errors: ['topup_unconfigured'],
@@ -257,7 +257,7 @@ export const getDepositAddress = defineOperation({
   tag: 'Top-up',
   method: 'get',
   path: '/v1/account/deposit-address',
-  access: { kind: 'key', scopes: ['owner', 'read'] },
+  access: { kind: 'key', scopes: ['owner', 'read'], agentRule: 'none' },
   input: z.object({}),
   output: z.object({
     deposit_address: z.string(),

@@ -34,6 +34,10 @@ export class AccountCache {
     return this.#accounts.get(accountId)
   }
 
+  opsOf(accountId: string): bigint {
+    return this.#accounts.get(accountId)?.ops ?? 0n
+  }
+
   drop(accountId: string): void {
     this.#accounts.delete(accountId)
   }

@@ -1,7 +1,7 @@
 import type { Nanousd } from '../core/money.ts'
 import { decideApproval, deleteEnvelope, grant, reset, setEnvelope, suspend } from './changes.ts'
 import { Draft } from './draft.ts'
-import { extraAt, mapWindows, NO_ENVELOPE, NO_LIMITS, NO_SPEND, spentAt, windowAt } from './envelope.ts'
+import { addSpend, extraAt, mapWindows, NO_ENVELOPE, NO_LIMITS, NO_SPEND, spentAt, windowAt } from './envelope.ts'
 import { LoopWatch } from './loops.ts'
 import { encodeLevels } from './path.ts'
 import type { Policy } from './policy.ts'
@@ -28,14 +28,16 @@ import { nextReset, WINDOW_COUNT } from './windows.ts'
  * The account's clock never runs backwards: a process whose clock is behind decides at the latest time already used.
  * Every envelope and hold that a command may read must be in `state` (null for an envelope without a row).
  * @param policy further limits, which hold beside those of the envelopes
+ * @param maxDenials those beyond are answered `unrecorded` and leave nothing behind
  */
 export function decide(
   state: AccountState,
   commands: readonly Command[],
   now_ms: number,
   policy: Policy | null = null,
+  maxDenials = Number.POSITIVE_INFINITY,
 ): { outcomes: Outcome[]; change: AccountChange } {
-  const draft = new Draft(state, now_ms, policy)
+  const draft = new Draft(state, now_ms, policy, maxDenials)
   const outcomes: Outcome[] = []
   for (const [index, command] of inFairOrder(commands)) outcomes[index] = apply(draft, command)
   return { outcomes, change: draft }
@@ -136,6 +138,7 @@ function clear(draft: Draft, command: ClearCommand): Approval | Denial {
       fits,
     })
     if (reason !== null) {
+      if (!draft.recordsDenials) return { approved: false, reason, remaining: 0n, tightest: null, unrecorded: true }
       const said = loop?.denied(reason) ? 'loop_detected' : reason
       const limit = reason === 'envelope_exceeded' || reason === 'loop_detected' ? tightest : null
       return {
@@ -146,6 +149,7 @@ function clear(draft: Draft, command: ClearCommand): Approval | Denial {
     }
   }
 
+  loop?.approved()
   const remaining = (tightest?.remaining ?? command.estimate) - command.estimate
   if (draft.ops < 1n) repayOp(draft, command.id)
   draft.ops -= 1n
@@ -238,7 +242,7 @@ function charge(draft: Draft, path: readonly string[], amount: Nanousd): string 
     }
     levels.push(level)
     const spent = spentAt(envelope, draft.clockMs)
-    draft.charge(agentId, { ...envelope, spent: mapWindows(spent, (value) => value + amount), clockMs: draft.clockMs })
+    draft.charge(agentId, { ...envelope, spent: mapWindows(spent, (value) => addSpend(value, amount)), clockMs: draft.clockMs })
   }
   return encodeLevels(levels)
 }

@@ -29,14 +29,16 @@ export class Draft implements AccountChange {
   readonly ledger: LedgerEntry[] = []
   readonly decisions: DecisionEntry[] = []
   readonly policy: Policy | null
+  readonly #maxDenials: number
   loops?: Map<string, LoopEntry>
   readonly #resolved = new Map<string, HoldState>()
   /** None that is also resolved: one statement writes both, and of two updates of a row PostgreSQL makes only one. */
   readonly #renewed = new Map<string, HoldState>()
 
-  constructor(account: AccountState, now_ms: number, policy: Policy | null) {
+  constructor(account: AccountState, now_ms: number, policy: Policy | null, maxDenials: number) {
     this.account = account
     this.policy = policy
+    this.#maxDenials = maxDenials
     this.ops = account.ops
     this.clockMs = Math.max(now_ms, account.clockMs)
   }
@@ -44,6 +46,11 @@ export class Draft implements AccountChange {
   /** The version that this batch makes of the account. */
   get version(): bigint {
     return this.account.version + 1n
+  }
+
+  /** Whether one more denial may be stored. */
+  get recordsDenials(): boolean {
+    return this.denials.length < this.#maxDenials
   }
 
   get resolvedHolds(): HoldState[] {

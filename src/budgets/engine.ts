@@ -6,6 +6,7 @@ import { databaseFailure, isUniqueViolation } from '../db/failure.ts'
 import { AccountCache, type CachedAccount } from './cache.ts'
 import type { Companion } from './companion.ts'
 import { decide } from './decide.ts'
+import { createDenialAllowance, denialNotRecorded } from './denial-allowance.ts'
 import { loadMissing } from './load.ts'
 import { noPolicy, type PolicySource } from './policy.ts'
 import type { AccountChange, Command, Outcome, OutcomeOf } from './state.ts'
@@ -54,6 +55,7 @@ export class DecisionEngine {
   readonly #observer: EngineObserver | undefined
   readonly #lanes: Batcher<Item, Outcome>[]
   readonly #cache = new AccountCache()
+  readonly #denials = createDenialAllowance()
 
   constructor(
     deps: {
@@ -85,6 +87,11 @@ export class DecisionEngine {
     const lane = this.#lanes[this.#lanes.length === 1 ? 0 : laneIndex(accountId, this.#lanes.length)]
     if (lane === undefined) throw new Error('an engine needs at least one lane')
     return lane.submit({ accountId, command, lostRaces: 0 }) as Promise<OutcomeOf[K]>
+  }
+
+  /** The quota as this process last saw it; 0 of an account that it has not seen lately. */
+  opsOf(accountId: string): bigint {
+    return this.#cache.opsOf(accountId)
   }
 
   /** Commands waiting in all lanes. */
@@ -180,7 +187,8 @@ export class DecisionEngine {
       const ready = loaded[index]
       if (ready === 'moved') outcomes.set(group.accountId, [])
       if (!ready || ready === 'moved') continue
-      const decision = decide(ready.state, ready.commands, now_ms, policy)
+      const maxDenials = this.#denials.left(group.accountId, ready.state.ops, now_ms)
+      const decision = decide(ready.state, ready.commands, now_ms, policy, maxDenials)
       outcomes.set(group.accountId, decision.outcomes)
       changes.push(decision.change)
       accounts.set(group.accountId, ready.cached)
@@ -189,8 +197,10 @@ export class DecisionEngine {
     for (const change of changes) {
       const { accountId } = change.account
       const cached = accounts.get(accountId)
-      if (stored.has(accountId) && cached) this.#cache.commit(cached, change)
-      else this.#cache.drop(accountId)
+      if (stored.has(accountId) && cached) {
+        this.#cache.commit(cached, change)
+        if (change.denials.length > 0) this.#denials.use(accountId, change.denials.length, change.ops, now_ms)
+      } else this.#cache.drop(accountId)
     }
     return { outcomes, stored }
   }
@@ -206,13 +216,16 @@ export class DecisionEngine {
       }
       for (const [index, item] of group.items.entries()) {
         const value = decided?.[index]
-        if (value !== undefined) this.#observer?.decided(item.command, value)
-        results.set(
-          item,
-          value === undefined
-            ? { status: 'rejected', reason: new DomainError('account_not_found') }
-            : { status: 'fulfilled', value },
-        )
+        if (value === undefined) results.set(item, { status: 'rejected', reason: new DomainError('account_not_found') })
+        else if ('unrecorded' in value)
+          results.set(item, {
+            status: 'rejected',
+            reason: denialNotRecorded(value.reason, this.#denials.wait_ms(this.opsOf(group.accountId))),
+          })
+        else {
+          this.#observer?.decided(item.command, value)
+          results.set(item, { status: 'fulfilled', value })
+        }
       }
     }
     return again

@@ -1,4 +1,4 @@
-import type { Nanousd } from '../core/money.ts'
+import { MAX_NANOUSD, type Nanousd } from '../core/money.ts'
 import type { EnvelopeState, Extra, LimitView, PerWindow, Raise } from './state.ts'
 import { hasRolled, instanceStart, nextReset, WINDOW_COUNT, WINDOWS } from './windows.ts'
 
@@ -22,6 +22,21 @@ export function spentAt(envelope: EnvelopeState, at_ms: number): PerWindow<Nanou
   // Every boundary of every window is a boundary of an hour.
   if (Math.floor(envelope.clockMs / HOUR) >= Math.floor(at_ms / HOUR)) return envelope.spent
   return mapWindows(envelope.spent, (spent, index) => (hasRolled(windowAt(index), envelope.clockMs, at_ms) ? 0n : spent))
+}
+
+/** As much of an amount as can be stored. */
+export function storable(amount: Nanousd): Nanousd {
+  if (amount > MAX_NANOUSD) return MAX_NANOUSD
+  return amount
+}
+
+/**
+ * What was spent after one more amount. What is more than can be stored counts as just that, and as no less until its window is over: whatever
+ * was spent beyond is not known any more, so nothing can be taken off it.
+ */
+export const addSpend = (spent: Nanousd, amount: Nanousd): Nanousd => {
+  if (spent === MAX_NANOUSD) return spent
+  return storable(spent + amount)
 }
 
 /** The one-off raise of a window as it stands at `at_ms`: gone with the instance it was given for. */
@@ -98,7 +113,7 @@ export function withRaise(raise: Raise, envelope: EnvelopeState | null, at_ms: n
   const amounts = mapWindows(NO_SPEND, (_, index) => {
     const current = extraAt(before.extra, index, at_ms)
     if (index !== raised) return current
-    return raise.kind === 'extra' ? current + raise.amount : 0n
+    return raise.kind === 'extra' ? addSpend(current, raise.amount) : 0n
   })
   return {
     ...before,

@@ -61,22 +61,26 @@ export class LoopWatch {
     this.#state = seenAgain(draft.loop(loopKey(command.agentId, fingerprintOf(command))), limit, draft.clockMs)
   }
 
-  /** Counts the clearance; null where no limit applies. */
+  /** null where no limit applies. It is counted once it is known what becomes of it. */
   static of(draft: Draft, command: ClearCommand): LoopWatch | null {
     const limit = loopLimitOf(command, (agentId) => draft.envelope(agentId))
-    if (limit === null) return null
-    const watch = new LoopWatch(draft, command, limit)
-    watch.#store(watch.#state)
-    return watch
+    return limit === null ? null : new LoopWatch(draft, command, limit)
   }
 
   get isLoop(): boolean {
     return this.#state.count > this.#limit.maxRepeats
   }
 
+  approved(): void {
+    this.#store(this.#state)
+  }
+
   /** Notes a denial. @returns whether it has been told often enough that asking again is a loop */
   denied(reason: DenialReason): boolean {
-    if (!isTerminal(reason)) return false
+    if (!isTerminal(reason)) {
+      this.#store(this.#state)
+      return false
+    }
     this.#store({ ...this.#state, denials: this.#state.denials + 1 })
     return this.#state.denials >= DENIALS_HEARD
   }

@@ -74,6 +74,7 @@ export const setEnvelope = defineOperation({
   method: 'put',
   path: '/v1/budget/envelope',
   access: { kind: 'key', scopes: ['owner', 'agent'], agentRule: 'below' },
+  changes: true,
   input: z
     .object({
       agent_id: agentIdSchema,
@@ -263,6 +264,9 @@ const denialJson = (denial: Refusal, asked: { agent_id: string; model: string })
   }
 }
 
+const UNKNOWN_MODEL =
+  'No price list knows this model, so it is counted at $15 and $75 per million tokens. Check its spelling: GET /v1/models lists those that are known.'
+
 export const budgetClear = defineOperation({
   name: 'budget_clear',
   title: 'Clear a spend before making it',
@@ -315,13 +319,18 @@ export const budgetClear = defineOperation({
       estimatedInputTokens: input.estimated_input_tokens ?? 0,
       hold_ms: (input.hold_seconds ?? DEFAULT_HOLD_SECONDS) * 1000,
     })
-    if (!outcome.approved) return denialJson(outcome, input)
+    const unknown = outcome.isModelUnknown ? UNKNOWN_MODEL : undefined
+    if (!outcome.approved) {
+      const denial = denialJson(outcome, input)
+      return unknown === undefined ? denial : { ...denial, hint: `${denial.hint} ${unknown}` }
+    }
     return {
       approved: true,
       remaining_usd: usdFromNanousd(outcome.remaining),
       operations_remaining: Number(outcome.ops),
       clearance_id: outcome.holdId,
       expires_at: outcome.expiresMs,
+      ...(unknown !== undefined && { hint: unknown }),
     }
   },
 })

@@ -1,7 +1,7 @@
 import type { Clock } from '../core/clock.ts'
 import { DomainError } from '../core/errors.ts'
 import { isUuid } from '../core/ids.ts'
-import { type Nanousd, nanousdFromUsd } from '../core/money.ts'
+import { MAX_NANOUSD, type Nanousd, nanousdFromUsd } from '../core/money.ts'
 import type { Database } from '../db/client.ts'
 import { withDatabaseFailure } from '../db/failure.ts'
 import type { Catalogue } from '../prices/catalogue.ts'
@@ -47,6 +47,8 @@ export type ClearRequest = {
   /** The loop limit where no envelope on the path sets one; none when absent. */
   readonly loop?: LoopLimit
 }
+/** Set when no price list knows the model. */
+type Priced = { readonly isModelUnknown?: true }
 /** A call that is about to be forwarded. */
 export type Reservation = {
   readonly agentId: string
@@ -134,9 +136,9 @@ export class BudgetService {
   }
 
   /** Prices a planned call and decides it. No call leaves this process but the one to the database. */
-  async clear(accountId: string, call: CallId, request: ClearRequest): Promise<Approval | Refusal> {
+  async clear(accountId: string, call: CallId, request: ClearRequest): Promise<(Approval | Refusal) & Priced> {
     const rate = this.#catalogue.rateFor(request.model, request.estimatedInputTokens)
-    const estimate = estimateNanousd(rate, request.estimatedTokens, request.estimatedInputTokens)
+    const estimate = storable(estimateNanousd(rate, request.estimatedTokens, request.estimatedInputTokens), 'estimated_tokens')
     const path = pathOf(request.agentId)
     const refusal = this.#policy()?.refusal(path, { model: request.model, maxTokens: request.estimatedTokens }) ?? null
     const outcome = await this.#engine.submit(accountId, {
@@ -154,9 +156,10 @@ export class BudgetService {
       ...(request.loop !== undefined && { loop: request.loop }),
       ...(refusal && { refused: refusal.reason }),
     })
-    if (outcome.approved) return outcome
+    const priced: Priced = rate.source === 'default' ? { isModelUnknown: true } : {}
+    if (outcome.approved) return rate.source === 'default' ? { ...outcome, ...priced } : outcome
     const tokens = outcome.tightest === null ? 0 : affordableTokens(rate, outcome.remaining, request.estimatedInputTokens)
-    return refusalOf(outcome, estimate, tokens, refusal)
+    return { ...refusalOf(outcome, estimate, tokens, refusal), ...priced }
   }
 
   /** Charges a purchase and settles it in one step: approved, it is spent. */
@@ -466,6 +469,14 @@ export class BudgetService {
   }
 }
 
+/** @throws DomainError `invalid_params` for more than can be stored */
+function storable(amount: Nanousd, field: string): Nanousd {
+  if (amount <= MAX_NANOUSD) return amount
+  throw new DomainError('invalid_params', {
+    details: { required: [], issues: [{ path: field, message: 'is worth more than 9 billion dollars: ask for less at once' }] },
+  })
+}
+
 const NO_RATES: TokenRates = { input: 0n, output: 0n, cachedInput: 0n, cacheWrite: 0n, cacheWrite1h: 0n }
 
 const bookingOf = (call: CallId, purchase: Purchase): ClearCommand => ({
@@ -475,7 +486,7 @@ const bookingOf = (call: CallId, purchase: Purchase): ClearCommand => ({
   agentId: purchase.agentId,
   path: pathOf(purchase.agentId),
   model: purchase.label,
-  estimate: purchase.cost,
+  estimate: storable(purchase.cost, 'cost'),
   rates: NO_RATES,
   hold_ms: 0,
   holdKind: HOLD_KIND.booking,

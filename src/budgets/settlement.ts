@@ -1,8 +1,8 @@
 import type { Nanousd } from '../core/money.ts'
 import { isWithin } from '../core/operation.ts'
-import { actualNanousd } from '../prices/cost.ts'
+import { actualNanousd, ratesAt } from '../prices/cost.ts'
 import type { Draft } from './draft.ts'
-import { mapWindows, spentAt, windowAt } from './envelope.ts'
+import { addSpend, mapWindows, spentAt, storable, windowAt } from './envelope.ts'
 import { decodeLevels, pathOf } from './path.ts'
 import type {
   EnvelopeState,
@@ -25,8 +25,8 @@ export function settle(draft: Draft, command: SettleCommand): Resolved | Unresol
   }
   if (hold.state !== HOLD_STATE.open) return repeat(hold, HOLD_STATE.settled)
   if (isExpired(hold, draft.clockMs)) return { error: 'no_pending_clearance', expired: true }
-  const actual = command.cost ?? actualNanousd(hold.rates, command.usage)
-  return resolve(draft, command.id, hold, HOLD_STATE.settled, actual, usageDetail(command))
+  const actual = command.cost ?? actualNanousd(ratesAt(hold.rates, command.usage.inputTokens), command.usage)
+  return resolve(draft, command.id, hold, HOLD_STATE.settled, storable(actual), usageDetail(command))
 }
 
 /** What was used, for the ledger; who forwards calls says it himself. */
@@ -99,7 +99,7 @@ function resolve(
     if (agentId === undefined || envelope === null)
       throw new Error(`hold ${hold.holdId} was charged to an envelope that is not there`)
     const spent = mapWindows(spentAt(envelope, draft.clockMs), (value, index) =>
-      countsIn(hold, envelope, index, draft.clockMs) ? value + drift : value,
+      countsIn(hold, envelope, index, draft.clockMs) ? addSpend(value, drift) : value,
     )
     draft.charge(agentId, { ...envelope, spent, clockMs: draft.clockMs })
   }

@@ -238,6 +238,8 @@ export type Denial = {
   readonly underlying?: DenialReason
   /** Of a booking: every limit on the path. */
   readonly limits?: readonly LimitView[]
+  /** Set when nothing of it is stored, since the account was denied too often. */
+  readonly unrecorded?: true
 }
 /** In the order in which they are tested. */
 export const DENIAL_REASONS = [

@@ -330,12 +330,25 @@ const encodedRates = new WeakMap<TokenRates, string>()
 function encodeRates(rates: TokenRates): string {
   let encoded = encodedRates.get(rates)
   if (encoded === undefined) {
-    encoded = [rates.input, rates.output, rates.cachedInput, rates.cacheWrite, rates.cacheWrite1h].join(',')
+    const tiers = (rates.tiers ?? []).map((tier) => `;${tier.aboveInputTokens}:${encodePlain(tier.rates)}`)
+    encoded = encodePlain(rates) + tiers.join('')
     encodedRates.set(rates, encoded)
   }
   return encoded
 }
+const encodePlain = (rates: TokenRates): string =>
+  [rates.input, rates.output, rates.cachedInput, rates.cacheWrite, rates.cacheWrite1h].join(',')
+
 function decodeRates(text: string): TokenRates {
+  const [plain = '', ...tiers] = text.split(';')
+  if (tiers.length === 0) return decodePlain(plain)
+  const tierOf = (tier: string) => {
+    const [above, rates = ''] = tier.split(':')
+    return { aboveInputTokens: Number(above), rates: decodePlain(rates) }
+  }
+  return { ...decodePlain(plain), tiers: tiers.map(tierOf) }
+}
+function decodePlain(text: string): Omit<TokenRates, 'tiers'> {
   const [input = 0n, output = 0n, cachedInput = 0n, cacheWrite = 0n, cacheWrite1h = 0n] = text.split(',').map(BigInt)
   return { input, output, cachedInput, cacheWrite, cacheWrite1h }
 }

@@ -67,7 +67,7 @@ export const holds = pgTable(
     state: smallint('state').notNull(),
     model: text('model').notNull(),
     estimateNanousd: money('estimate_nanousd').notNull(),
-    /** The rates it was priced at, pico-dollars per token: input, output, cached input, cache write, 1-hour cache write. */
+    /** The rates it was priced at, pico-dollars per token: input, output, cached input, cache write, 1-hour cache write. Then, where they depend on the length of the input, those of each tier: `;200000:` and the five for more input tokens than that. */
     rates: text('rates').notNull(),
     /** Which levels of the agent's path have counted it: bit i (hex) is level i of `pathOf(agent_id)`. */
     charged: text('charged').notNull(),

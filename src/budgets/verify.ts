@@ -1,4 +1,4 @@
-import type { Nanousd } from '../core/money.ts'
+import { MAX_NANOUSD, type Nanousd } from '../core/money.ts'
 import type { Database } from '../db/client.ts'
 import { decodeLevels, pathOf } from './path.ts'
 import {
@@ -170,7 +170,10 @@ class EnvelopeSum {
     return WINDOWS.flatMap((window, index) => {
       const stored = envelope.spent[index] ?? 0n
       const expected = this.#spent[index] ?? 0n
-      return stored === expected ? [] : [{ kind: 'spent' as const, accountId, agentId, window, stored, expected }]
+      // A counter that was full once stays so until its window is over.
+      return stored === expected || stored === MAX_NANOUSD
+        ? []
+        : [{ kind: 'spent' as const, accountId, agentId, window, stored, expected }]
     })
   }
 }

@@ -20,8 +20,9 @@ export const sweep: Command = {
     const config = readConfig()
     const treasury = values.to ?? config.PAYTO_ADDRESS
     const minimum = Math.round(Number(values.min) * 1_000_000)
-    if (treasury === undefined || !/^0x[0-9a-fA-F]{40}$/.test(treasury))
-      throw new UsageError('Say where the money goes: --to 0x… or PAYTO_ADDRESS.')
+    if (values.to !== undefined && !/^0x[0-9a-fA-F]{40}$/.test(values.to))
+      throw new UsageError(`--to ${values.to} is not an address: that is 0x and 40 hex digits.`)
+    if (treasury === undefined) throw new UsageError('Say where the money goes: --to 0x… or PAYTO_ADDRESS.')
     if (!Number.isSafeInteger(minimum) || minimum < 0) throw new UsageError('--min is an amount in dollars, for example --min 1.')
     const keys = values.send ? readSweepKeys() : null
     return await using<0 | 1>(await openConfigured(config), async (database) => {

@@ -1869,6 +1869,8 @@ export interface components {
       /** @description Unix milliseconds */
       created_at: number
       expires_at: number | null
+      /** @description When neither scope nor agent_id was given: what this key may do */
+      hint?: string
     }
     ListKeysResult: {
       keys: {
@@ -2357,6 +2359,11 @@ export interface components {
       seq: number
       hash: string
       sealed_at: number | null
+      /** @description The last entry that this server no longer keeps: what it keeps begins behind it */
+      base?: {
+        seq: number
+        hash: string
+      }
     }
     AdminSeedResult: {
       /** @constant */

@@ -11,6 +11,9 @@ export type PicousdPerToken = bigint
 
 export type Rounding = 'down' | 'up' | 'nearest'
 
+/** The largest amount that can be stored: some 9.2 billion dollars. */
+export const MAX_NANOUSD: Nanousd = 2n ** 63n - 1n
+
 const NANOUSD_DECIMALS = 9
 const PICOUSD_PER_NANOUSD = 1_000
 const NANOUSD_PER_MICROUSD = 1_000

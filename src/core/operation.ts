@@ -23,12 +23,12 @@ export type Caller = KeyCaller | AdminCaller | PublicCaller
 
 /**
  * Who may call an operation. `agentRule` says which `agent_id` a key bound to a path may name: `within` its own path and
- * below, or only `below` (an agent cannot lift its own limit).
+ * below, only `below` (an agent cannot lift its own limit), or `none`: what it shows concerns the whole account, so such a key may not call it.
  */
 export type Access =
   | { readonly kind: 'public' }
   | { readonly kind: 'admin' }
-  | { readonly kind: 'key'; readonly scopes: readonly Scope[]; readonly agentRule?: 'within' | 'below' }
+  | { readonly kind: 'key'; readonly scopes: readonly Scope[]; readonly agentRule?: 'within' | 'below' | 'none' }
 
 type CallerOf<A extends Access> = A extends { kind: 'key' } ? KeyCaller : A extends { kind: 'admin' } ? AdminCaller : PublicCaller
 
@@ -82,6 +82,8 @@ export type Operation<D, I extends z.ZodObject = z.ZodObject, O extends z.ZodObj
   readonly query?: readonly string[]
   /** The code a bad value of a field is answered with, where the contract names one, instead of `invalid_params`. */
   readonly inputErrors?: Readonly<Record<string, ErrorCode>>
+  /** Set when each call stores something and burns no op: an account may do so many of them (`Guards.mayChange`). */
+  readonly changes?: true
   /** MCP tool annotations; absent when the operation is no tool. */
   readonly tool?: {
     readonly readOnlyHint: boolean
@@ -127,7 +129,8 @@ export const actorOf = (caller: Caller): string =>
 export function mayCall(access: Access, caller: Caller): boolean {
   if (access.kind === 'public') return true
   if (access.kind === 'admin') return caller.kind === 'admin'
-  return caller.kind === 'key' && access.scopes.includes(caller.scope)
+  if (caller.kind !== 'key' || !access.scopes.includes(caller.scope)) return false
+  return access.agentRule !== 'none' || caller.agentId === null
 }
 
 export type CallContext = {
@@ -152,6 +155,8 @@ export type OperationResult = {
 /** The guards that need state. Implemented by the rooms that own the state, wired in app.ts. */
 export type Guards = {
   throttle(limit: Throttle): Promise<{ allowed: boolean; retry_after_ms: number }>
+  /** Counts a change of an account. @returns 0, or how long to wait in milliseconds */
+  mayChange(accountId: string, isBound: boolean): number
   once(request: OnceRequest, run: (operationId: string, resumed: boolean) => Promise<OperationResult>): Promise<OperationResult>
 }
 export type OnceRequest = {
@@ -209,6 +214,7 @@ export function createExecutor<D>(options: {
       seen.operationId = operationId
       const context: RunContext = { caller: call.caller, ip: call.ip, origin: call.origin, operationId, resumed }
       if (operation.throttle) await checkThrottle(guards, operation.throttle(deps, context))
+      if (operation.changes) checkChange(guards, call.caller)
       const stream = await operation.streams?.open(deps, input, context)
       if (stream) return { status: 200, body: {}, stream }
       const body = await operation.run(deps, input, context)
@@ -244,6 +250,10 @@ function authorize(access: Access, caller: Caller): void {
   if (mayCall(access, caller)) return
   if (access.kind === 'admin') throw new DomainError('unauthorized')
   if (caller.kind !== 'key') throw new DomainError('missing_api_key')
+  if (access.kind === 'key' && access.scopes.includes(caller.scope))
+    throw new DomainError('forbidden', {
+      hint: `This concerns the whole account, of which this key sees "${caller.agentId}" and what is below it. Use a key that is not bound to an agent.`,
+    })
   const scopes = access.kind === 'key' ? access.scopes.join(' or ') : ''
   throw new DomainError('forbidden', {
     hint: `This key has scope "${caller.scope}"; this needs scope ${scopes}. Ask the account owner to do it or to issue a fitting key.`,
@@ -269,6 +279,17 @@ async function checkThrottle(guards: Guards, limit: Throttle | null): Promise<vo
   if (!allowed)
     throw new DomainError('rate_limited', {
       hint: limit.hint,
+      details: { retry_after_ms },
+      retryAfterSeconds: Math.ceil(retry_after_ms / 1000),
+    })
+}
+
+function checkChange(guards: Guards, caller: Caller): void {
+  if (caller.kind !== 'key') return
+  const retry_after_ms = guards.mayChange(caller.accountId, caller.agentId !== null)
+  if (retry_after_ms > 0)
+    throw new DomainError('rate_limited', {
+      hint: 'This account has changed its settings too often: changes cost nothing, so there is a limit, which grows with the operations it has. Wait retry_after_ms. Leave out changes that change nothing.',
       details: { retry_after_ms },
       retryAfterSeconds: Math.ceil(retry_after_ms / 1000),
     })

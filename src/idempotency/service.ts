@@ -6,9 +6,12 @@ import { uuidv7 } from '../core/ids.ts'
 import type { Guards, OnceRequest, OperationResult } from '../core/operation.ts'
 import type { Database } from '../db/client.ts'
 import { withDatabaseFailure } from '../db/failure.ts'
+import { noRoom, Room } from './room.ts'
 import {
   claimKeys,
+  countRows,
   deleteRequest,
+  findExpiry,
   findRequest,
   type IdempotentRequest,
   insertRequest,
@@ -24,22 +27,54 @@ const RESPONSE_TTL_MS = 24 * 3_600_000
 /** Longer than any request may run (statement timeouts bound it), so only a dead process loses its lease. */
 const LEASE_MS = 30_000
 
+/** What an account without ops may have at a time; each op allows ten more. */
+const FREE_KEYS = 100_000
+const FREE_RESPONSES = 20_000
+const TOO_MANY_KEYS =
+  'This account has as many idempotency keys as it may, so no new one can be claimed; keys that are there are still recognized. Wait until some expire, and give keys a shorter ttl_seconds. An account may have 100,000, and 10 more for each operation it has left.'
+const TOO_MANY_RESPONSES =
+  'This account has as many stored responses as it may, so no further call can bring an Idempotency-Key; they are kept for 24 hours. Leave the header out where a repeat does no harm. An account may have 20,000, and 10 more for each operation it has left.'
+
 /** Idempotency keys of agents, and the `Idempotency-Key` header of REST calls (contract section 6). */
 export class IdempotencyService {
   readonly #database: Database
   readonly #clock: Clock
   readonly #checks: Batcher<KeyCheck, KeyAnswer>
+  readonly #keyRoom: Room
+  readonly #requestRoom: Room
 
   constructor(deps: { database: Database; clock: Clock }, options: { maxBatch: number; maxQueue: number }) {
     this.#database = deps.database
     this.#clock = deps.clock
+    this.#keyRoom = new Room(FREE_KEYS, (accountId, most) => countRows(deps.database, 'idempotency_keys', accountId, most))
+    this.#requestRoom = new Room(FREE_RESPONSES, (accountId, most) =>
+      countRows(deps.database, 'idempotent_requests', accountId, most),
+    )
     this.#checks = new Batcher((checks) => this.#checkAll(checks), options)
   }
 
-  /** Of any number of simultaneous calls with one key exactly one is first. @returns ttl in whole seconds, rounded up */
+  /**
+   * Of any number of simultaneous calls with one key exactly one is first.
+   * @returns ttl in whole seconds, rounded up
+   * @throws DomainError `rate_limited` for a new key of an account that has too many
+   */
   async check(accountId: string, key: string, ttlSeconds: number): Promise<{ first: boolean; ttlRemainingSeconds: number }> {
-    const { first, expiresMs } = await this.#checks.submit({ accountId, key, ttl_ms: ttlSeconds * 1000 })
+    const { first, expiresMs } = (await this.#whenFull(accountId, key)) ?? (await this.#claim(accountId, key, ttlSeconds))
     return { first, ttlRemainingSeconds: Math.max(0, Math.ceil((expiresMs - this.#clock.now()) / 1000)) }
+  }
+
+  async #claim(accountId: string, key: string, ttlSeconds: number): Promise<KeyAnswer> {
+    const answer = await this.#checks.submit({ accountId, key, ttl_ms: ttlSeconds * 1000 })
+    if (answer.first) this.#keyRoom.took(accountId)
+    return answer
+  }
+
+  /** An account that has as many keys as it may is still told of those there are. @returns null when it may have more */
+  async #whenFull(accountId: string, key: string): Promise<KeyAnswer | null> {
+    if (this.#keyRoom.has(accountId) || (await withDatabaseFailure(this.#keyRoom.look(accountId)))) return null
+    const expiresMs = await withDatabaseFailure(findExpiry(this.#database, accountId, key, this.#clock.now()))
+    if (expiresMs !== undefined) return { first: false, expiresMs }
+    throw noRoom(TOO_MANY_KEYS)
   }
 
   async #checkAll(checks: KeyCheck[]): Promise<PromiseSettledResult<KeyAnswer>[]> {
@@ -82,9 +117,15 @@ export class IdempotencyService {
       leaseMs: now_ms + LEASE_MS,
       expiresMs: now_ms + RESPONSE_TTL_MS,
     }
-    if (await withDatabaseFailure(insertRequest(this.#database, claim, now_ms))) return this.#run(request, claim, false, run)
+    const { accountId } = request
+    const hasRoom = this.#requestRoom.has(accountId) || (await withDatabaseFailure(this.#requestRoom.look(accountId)))
+    if (hasRoom && (await withDatabaseFailure(insertRequest(this.#database, claim, now_ms)))) {
+      this.#requestRoom.took(accountId)
+      return this.#run(request, claim, false, run)
+    }
 
     const stored = await withDatabaseFailure(findRequest(this.#database, request.accountId, request.key))
+    if (stored === undefined && !hasRoom) throw noRoom(TOO_MANY_RESPONSES)
     if (stored === undefined) throw new DomainError('idempotency_conflict', { retryAfterSeconds: 1 })
     if (!stored.fingerprint.equals(claim.fingerprint)) throw new DomainError('idempotency_mismatch')
     if (stored.status !== null && stored.response !== null) return replay(request, stored.status, stored.response)

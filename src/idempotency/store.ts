@@ -1,4 +1,4 @@
-import { and, eq, lte, sql } from 'drizzle-orm'
+import { and, eq, gt, lte, sql } from 'drizzle-orm'
 import { Parameters } from '../db/array-literal.ts'
 import type { Database } from '../db/client.ts'
 import { idempotencyKeys, idempotentRequests } from './tables.ts'
@@ -132,4 +132,29 @@ export async function purgeExpired({ orm }: Database, now_ms: number, limit: num
     purged += rows.length
   }
   return purged
+}
+
+/** An account's ops (null for the operator, who has no account), and how many rows it has in a table, counted up to `most`. */
+export async function countRows(
+  { sql: raw, prepare }: Database,
+  table: 'idempotency_keys' | 'idempotent_requests',
+  accountId: string,
+  most: number,
+): Promise<{ ops: bigint | null; rows: number }> {
+  const [row] = await raw.unsafe(
+    `select (select ops from accounts where account_id = $1::uuid) as ops,
+       (select count(*) from (select 1 from ${table} where account_id = $1::uuid limit $2::int) x) as rows`,
+    [accountId, String(most)],
+    { prepare },
+  )
+  return { ops: (row?.ops ?? null) as bigint | null, rows: Number(row?.rows) }
+}
+
+/** When a key expires that is not over yet. */
+export async function findExpiry({ orm }: Database, accountId: string, key: string, now_ms: number): Promise<number | undefined> {
+  const [row] = await orm
+    .select({ expiresMs: idempotencyKeys.expiresMs })
+    .from(idempotencyKeys)
+    .where(and(eq(idempotencyKeys.accountId, accountId), eq(idempotencyKeys.key, key), gt(idempotencyKeys.expiresMs, now_ms)))
+  return row?.expiresMs
 }

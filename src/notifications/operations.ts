@@ -14,7 +14,7 @@ const MINUTE_MS = 60_000
 const unixMs = z.number().int().describe('Unix milliseconds')
 const channelId = text(1, 64).describe('The channel_id, or "email" for the notification address')
 const owner = { kind: 'key', scopes: ['owner'] } as const
-const reader = { kind: 'key', scopes: ['owner', 'read'] } as const
+const reader = { kind: 'key', scopes: ['owner', 'read'], agentRule: 'none' } as const
 
 /** Scheme and host: the rest of such an address is what lets one post there. */
 export const maskedUrl = (url: string): string => (URL.canParse(url) ? `${new URL(url).origin}/…` : '…')
@@ -68,6 +68,7 @@ export const createChannel = defineOperation({
   path: '/v1/account/channels',
   access: owner,
   status: 201,
+  changes: true,
   input: z
     .object({
       kind: z.enum(['slack', 'discord', 'telegram', 'webhook']),

@@ -18,7 +18,7 @@ const DEFAULT_THRESHOLDS = [50, 80, 100]
 const FORMATS = ['standard', 'slack', 'discord'] as const
 const unixMs = z.number().int().describe('Unix milliseconds')
 const owner = { kind: 'key', scopes: ['owner'] } as const
-const reader = { kind: 'key', scopes: ['owner', 'read'] } as const
+const reader = { kind: 'key', scopes: ['owner', 'read'], agentRule: 'none' } as const
 const webhookId = text(1, 64)
 
 const fields = {
@@ -70,6 +70,7 @@ export const createWebhook = defineOperation({
   path: '/v1/webhooks',
   access: owner,
   status: 201,
+  changes: true,
   input: z.object({
     url: fields.url,
     name: fields.name.optional(),
@@ -119,6 +120,7 @@ export const updateWebhook = defineOperation({
   method: 'patch',
   path: '/v1/webhooks/{webhook_id}',
   access: owner,
+  changes: true,
   input: z.object({
     webhook_id: webhookId,
     url: fields.url.optional(),
@@ -211,6 +213,7 @@ export const redeliverWebhook = defineOperation({
   method: 'post',
   path: '/v1/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver',
   access: owner,
+  changes: true,
   input: z.object({ webhook_id: webhookId, delivery_id: text(1, 64) }),
   output: z.object({ ok: z.literal(true), delivery_id: z.string(), state: z.literal('queued') }),
   errors: ['not_found'],

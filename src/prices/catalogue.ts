@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto'
 import { LRUCache } from 'lru-cache'
 import { z } from 'zod'
 import { rateFromUsdPerMtok } from '../core/money.ts'
-import type { Rate } from './cost.ts'
+import type { Rate, RateTiers } from './cost.ts'
 import { bundledProviders, createDataset, type Dataset, GENAI_PRICES_VERSION, isDearer, type TieredRate } from './dataset.ts'
 import {
   canonicalName,
@@ -99,10 +99,17 @@ export function createCatalogue(options: CatalogueOptions = {}): Catalogue {
     return listed ?? DEFAULT
   }
 
+  const known = new WeakMap<TieredRate, TieredRate>()
+  function tiered(rate: TieredRate): TieredRate {
+    const found = known.get(rate) ?? withTiers(rate)
+    known.set(rate, found)
+    return found
+  }
+
   function lookUp(model: string): TieredRate {
-    const known = remembered.get(model)
-    if (known) return known
-    const found = resolve(model)
+    const before = remembered.get(model)
+    if (before) return before
+    const found = tiered(resolve(model))
     if (model.length <= MAX_ID_LENGTH) remembered.set(model, found)
     return found
   }
@@ -117,7 +124,7 @@ export function createCatalogue(options: CatalogueOptions = {}): Catalogue {
       entries ??= listModels(
         [...Object.keys(operatorPrices), ...Object.keys(refreshedPrices)],
         dataset,
-        (model) => resolve(model).base,
+        (model) => tiered(resolve(model)).base,
       )
       return entries
     },
@@ -156,6 +163,8 @@ function isNamed(key: string, { segments, canonical }: ModelNames): boolean {
 function compilePinnedPrices(dataset: Dataset) {
   const pinnedTable = createPrefixTable(
     PINNED_PRICES.map((pinned) => [pinned.id, untiered(pinnedRate(pinned, dataset))] as const),
+    // `gpt-4o-minimal` is no `gpt-4o-mini`: a misspelled id must not get the price of a cheaper model.
+    { wholeWords: true },
   )
   const variants = new Map<string, TieredRate>()
   for (const { provider, spelling, price } of dataset.spellings()) {
@@ -226,6 +235,19 @@ function rateOf(inputUsdPerMtok: number, outputUsdPerMtok: number): Omit<Rate, '
 }
 
 const optionalRate = (usdPerMtok: number | undefined) => (usdPerMtok === undefined ? undefined : rateFromUsdPerMtok(usdPerMtok))
+
+/** Each rate with all of its model's tiers, since a clearance is priced before anybody knows how long its request was. */
+function withTiers({ base, tiers }: TieredRate): TieredRate {
+  if (tiers.length === 0) return { base, tiers }
+  const all: RateTiers = [{ aboveInputTokens: -1, rate: base }, ...tiers].map(({ aboveInputTokens, rate }) => {
+    const { input, output, cachedInput, cacheWrite, cacheWrite1h } = rate
+    return { aboveInputTokens, rates: { input, output, cachedInput, cacheWrite, cacheWrite1h } }
+  })
+  return {
+    base: { ...base, tiers: all },
+    tiers: tiers.map(({ aboveInputTokens, rate }) => ({ aboveInputTokens, rate: { ...rate, tiers: all } })),
+  }
+}
 
 function untiered(base: Rate): TieredRate {
   return { base, tiers: [] }

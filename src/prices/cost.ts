@@ -18,10 +18,21 @@ export type Rate = {
   readonly source: RateSource
   /** The catalogue's id that matched, or `default`. */
   readonly model: string
+  /** Set where the rates depend on how many input tokens a request has. */
+  readonly tiers?: RateTiers
 }
 
+type PlainRates = Pick<Rate, 'input' | 'output' | 'cachedInput' | 'cacheWrite' | 'cacheWrite1h'>
+
+/** Which rates hold for requests with more than so many input tokens; ascending, the first one for all (-1). */
+export type RateTiers = readonly { readonly aboveInputTokens: number; readonly rates: PlainRates }[]
+
 /** The rates a settlement needs; what a hold remembers of its price. */
-export type TokenRates = Pick<Rate, 'input' | 'output' | 'cachedInput' | 'cacheWrite' | 'cacheWrite1h'>
+export type TokenRates = PlainRates & Pick<Rate, 'tiers'>
+
+/** The rates of the tier that a request of this length falls into, whatever was estimated. */
+export const ratesAt = (rates: TokenRates, inputTokens: number): TokenRates =>
+  rates.tiers?.findLast(({ aboveInputTokens }) => inputTokens > aboveInputTokens)?.rates ?? rates
 
 /** What a provider reports. All cached and written tokens are part of `inputTokens` (OpenAI's convention). */
 export type TokenUsage = {

@@ -26,6 +26,7 @@ export const setRateEnvelope = defineOperation({
   method: 'put',
   path: '/v1/rate/envelope',
   access: { kind: 'key', scopes: ['owner'] },
+  changes: true,
   input: z.object({ ...keyFields, requests_per_minute: requestsPerMinute }),
   output: z.object({
     success: z.literal(true),

@@ -47,7 +47,7 @@ export class Authenticator {
   authenticate(access: Access, request: Credentials): Authenticated | Promise<Authenticated> {
     if (access.kind === 'public') return { caller: PUBLIC }
     if (access.kind === 'admin') {
-      this.#checkAdmin(request)
+      this.requireAdmin(request)
       const bearer = adminSecretOf(request)
       return bearer === undefined ? { caller: ADMIN } : { caller: ADMIN, bearer }
     }
@@ -77,12 +77,16 @@ export class Authenticator {
     return found instanceof Promise ? found.then(counted) : counted(found)
   }
 
-  #checkAdmin(request: Credentials): void {
+  /**
+   * @param given the operator's secret as it was sent, in whatever place
+   * @throws DomainError `unauthorized`, `rate_limited`
+   */
+  requireAdmin(request: Credentials, given = adminSecretOf(request)): void {
     const address = request.address?.() ?? ''
     const wait_ms = this.#failures.wait_ms(address)
     if (wait_ms > 0) throw tooManyFailures(wait_ms)
-    if (this.isAdmin(request)) return
-    if (adminSecretOf(request) !== undefined) this.#failures.count(address)
+    if (this.isAdmin(request, given)) return
+    if (given !== undefined) this.#failures.count(address)
     throw new DomainError('unauthorized')
   }
 
@@ -92,7 +96,7 @@ export class Authenticator {
   }
 }
 
-const adminSecretOf = (request: Credentials): string | undefined =>
+export const adminSecretOf = (request: Credentials): string | undefined =>
   request.header('x-admin-secret') ?? request.header('x-admin-token')
 
 const digest = (secret: string): Buffer => createHash('sha256').update(secret).digest()

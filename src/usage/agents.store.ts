@@ -1,6 +1,6 @@
 import { type Companion, type CompanionPart, IN_LOCKED } from '../budgets/companion.ts'
 import type { AccountChange } from '../budgets/state.ts'
-import type { Nanousd } from '../core/money.ts'
+import { MAX_NANOUSD, type Nanousd } from '../core/money.ts'
 import { ArrayLiteral, type Parameters } from '../db/array-literal.ts'
 import type { Database } from '../db/client.ts'
 
@@ -122,7 +122,7 @@ export async function sumOpenHolds(
   const ids = new ArrayLiteral()
   for (const agentId of agentIds) ids.text(agentId)
   const rows = await sql.unsafe(
-    `select u.agent_id, count(*)::int as count, sum(h.estimate_nanousd)::bigint as amount
+    `select u.agent_id, count(*)::int as count, least(sum(h.estimate_nanousd), ${MAX_NANOUSD})::bigint as amount
      from unnest($2::text[]) u(agent_id), lateral (
        select estimate_nanousd, expires_ms from holds where account_id = $1::uuid and agent_id = u.agent_id and state = 0
        order by taken_version desc, hold_id desc limit ${MAX_OPEN}) h

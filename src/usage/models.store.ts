@@ -1,4 +1,4 @@
-import type { Nanousd } from '../core/money.ts'
+import { MAX_NANOUSD, type Nanousd } from '../core/money.ts'
 import type { Database } from '../db/client.ts'
 import { COUNTED, firstIdAt, holdsIn, ID_SLACK_MS, type Range, rangeValues } from './store.ts'
 
@@ -22,7 +22,7 @@ export async function sumSpendByModel(
   range: Range & { limit: number },
 ): Promise<ModelSpend[]> {
   const rows = await sql.unsafe(
-    `select h.model, sum(h.counted)::bigint as spent, count(*)::int as calls,
+    `select h.model, least(sum(h.counted), ${MAX_NANOUSD})::bigint as spent, count(*)::int as calls,
        coalesce(${tokens('input_tokens')}, 0) as input_tokens, coalesce(${tokens('output_tokens')}, 0) as output_tokens
      from (${holdsIn(`h.hold_id, h.model, ${COUNTED} as counted`)}) h
      left join (select hold_id, detail from ledger where account_id = $1::uuid and kind = 'settle' and entry_id >= $7::uuid) l on l.hold_id = h.hold_id

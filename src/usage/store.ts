@@ -1,4 +1,4 @@
-import type { Nanousd } from '../core/money.ts'
+import { MAX_NANOUSD, type Nanousd } from '../core/money.ts'
 import type { Database } from '../db/client.ts'
 
 /** Most rows of an account that one question looks at, newest first. An answer that met the bound says so. */
@@ -50,7 +50,7 @@ export async function sumSpend(
   range: Range & { step_ms: number },
 ): Promise<SpendRow[]> {
   const rows = await raw.unsafe(
-    `${holdsIn(`((h.taken_ms - $4::bigint) / $7::bigint)::int as index, sum(${COUNTED})::bigint as spent, count(*)::int as calls`)} group by 1 order by 1`,
+    `${holdsIn(`((h.taken_ms - $4::bigint) / $7::bigint)::int as index, least(sum(${COUNTED}), ${MAX_NANOUSD})::bigint as spent, count(*)::int as calls`)} group by 1 order by 1`,
     [...rangeValues(accountId, range), String(range.step_ms)],
     { prepare },
   )
@@ -66,7 +66,7 @@ export async function sumSpendByAgent(
   range: Range & { limit: number },
 ): Promise<AgentSpend[]> {
   const rows = await raw.unsafe(
-    `${holdsIn(`h.agent_id, sum(${COUNTED})::bigint as spent, count(*)::int as calls`)} group by 1 order by 2 desc, 1 limit $7::int`,
+    `${holdsIn(`h.agent_id, least(sum(${COUNTED}), ${MAX_NANOUSD})::bigint as spent, count(*)::int as calls`)} group by 1 order by 2 desc, 1 limit $7::int`,
     [...rangeValues(accountId, range), String(range.limit)],
     { prepare },
   )

@@ -42,6 +42,14 @@ describe('gvnr', () => {
     expect(inherited).toMatchObject({ code: 2, err: expect.stringContaining('"constructor"') })
   })
 
+  it('says of an address to sweep to what is wrong with it', async () => {
+    expect(await gvnr(['sweep', '--to', '0x1'])).toMatchObject({
+      code: 2,
+      err: expect.stringContaining('--to 0x1 is not an address'),
+    })
+    expect(await gvnr(['sweep'])).toMatchObject({ code: 2, err: expect.stringContaining('Say where the money goes') })
+  })
+
   it('migrates once', async () => {
     const folder = mkdtempSync(join(tmpdir(), 'gvnr-cli-'))
     try {

@@ -26,6 +26,8 @@ describe('a configuration that cannot be used', () => {
     ['SIGNUP_TRIAL_OPS', '2.5'],
     ['ACCOUNT_RATE_LIMIT_PER_HOUR', 'ten'],
     ['DB_POOL_SIZE', '0'],
+    ['ADMIN_SECRET', 'fifteen letters'],
+    ['AUDIT_RETENTION_DAYS', '-1'],
   ])('stops the start and names %s=%s', async (name, value) => {
     const { code, output } = await runToExit({ dataDir, env: { [name]: value } })
     expect(code).toBe(1)

@@ -17,6 +17,22 @@ function watched(database: Database, around: (text: string, run: () => Promise<u
   return { ...database, sql: { unsafe } as unknown as Database['sql'] }
 }
 
+describeEachDatabase('a key for which no scope is named', (openTestDatabase) => {
+  it('is an owner key, and says so', async () => {
+    const { api, createAccount } = await openTestApp(await openTestDatabase())
+    const { key } = await createAccount()
+    const made = (fields: object) => api.post('/v1/account/keys', fields, key)
+    const { status, body } = await made({})
+    expect({ status, scope: body.scope, hint: body.hint }).toEqual({
+      status: 201,
+      scope: 'owner',
+      hint: expect.stringContaining('owner key'),
+    })
+    for (const fields of [{ scope: 'owner' }, { scope: 'read' }, { agent_id: 'a' }])
+      expect((await made(fields)).body.hint).toBeUndefined()
+  })
+})
+
 describeEachDatabase('API keys', (openTestDatabase) => {
   let test: TestApp
   beforeAll(async () => {

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, expect, it } from 'vitest'
 import { envelopePath, expectStatus, openTestApp, type TestApp } from '../../support/app.ts'
 import { describeEachDatabase } from '../../support/databases.ts'
-import { checkApproval, openPage, press, type Receiver, requestApproval, startReceiver } from '../../support/humans.ts'
+import { checkApproval, openPage, press, type Receiver, requestApproval, startReceiver, until } from '../../support/humans.ts'
 
 describeEachDatabase('who decides approvals', (openTestDatabase) => {
   let t: TestApp
@@ -37,6 +37,41 @@ describeEachDatabase('who decides approvals', (openTestDatabase) => {
     expect((await press(t.app, approval_id, 'approved')).status).toBe(303)
     expect(await limit()).toBe(9)
     expect((await only('nobody')).status).toBe(400)
+  })
+
+  it('is sent a link to this server, whatever host the asker names', async () => {
+    await newAccount()
+    await t.api.post('/v1/account/channels', { kind: 'webhook', url: `${receiver.origin}/people` }, owner)
+    const before = receiver.received.length
+    const request = { agent_id: 'crawler', action_summary: 'Buy a newspaper' }
+    const answer = await t.app.request('http://evil.example/v1/approval/request', {
+      method: 'POST',
+      headers: { 'Content-Type': 'application/json', Authorization: `Bearer ${agent}` },
+      body: JSON.stringify(request),
+    })
+    // Whoever asks is shown what he named himself; contract section 11.
+    expect(((await answer.json()) as { approval_url: string }).approval_url).toMatch(/^http:\/\/evil\.example\//)
+    await until(() => receiver.received.length > before, 'the message')
+    const message = receiver.received.at(-1)?.body ?? ''
+    expect(message).toContain('http://127.0.0.1:8787/approve/')
+    expect(message).not.toContain('evil.example')
+  })
+
+  it('expires when its first run said, should that have been interrupted', async () => {
+    await newAccount()
+    const fields = { agent_id: 'crawler', action_summary: 'Buy a newspaper', ttl_seconds: 600 }
+    const ask = async () =>
+      expectStatus(200, await t.api.post('/v1/approval/request', fields, owner, { 'Idempotency-Key': 'once' }))
+    const first = await ask()
+    // As if the process had died before the answer was stored.
+    await t.database.sql.unsafe(
+      "update idempotent_requests set status = null, response = null, lease_ms = 0 where key = 'once'",
+      [],
+    )
+    t.clock.advance(5_000)
+    const again = await ask()
+    expect(again.expires_at).toBe(first.expires_at)
+    expect((await checkApproval(t.api, owner, String(again.approval_id))).body.expires_at).toBe(first.expires_at)
   })
 
   it("is the owner's people alone, when the owner says so", async () => {

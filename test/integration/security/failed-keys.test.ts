@@ -33,6 +33,17 @@ describeEachDatabase('refused keys from one address', (openTestDatabase) => {
     expect((await test.api.get('/v1/account', guess(99), from)).status).toBe(401)
   })
 
+  it('are bounded at the metrics, where the secret may be a bearer token', async () => {
+    const from = next()
+    const scrape = (headers: Record<string, string>) => test.api.get('/metrics', undefined, { ...from, ...headers })
+    expect(await statusesOf(LIMIT + 2, (index) => scrape({ Authorization: `Bearer ${index}` }))).toEqual(PLUS_TWO)
+    expect((await scrape({ 'X-Admin-Secret': ADMIN_SECRET })).status).toBe(429)
+    expect((await test.api.get('/metrics', undefined, { ...next(), 'X-Admin-Secret': ADMIN_SECRET })).status).toBe(200)
+    // Whoever sends nothing has guessed nothing.
+    const other = next()
+    expect(await statusesOf(LIMIT + 2, () => test.api.get('/metrics', undefined, other))).toEqual(Array(LIMIT + 2).fill(401))
+  })
+
   it('are counted together over REST, MCP, the dashboard and the page for payments, however the key is sent', async () => {
     const from = next()
     const rpc = { jsonrpc: '2.0', id: 1, method: 'tools/list' }

@@ -56,6 +56,8 @@ const agentRead: Answers = { owner: 200, agent: 200, agentElsewhere: 403, read: 
 
 /** Settings that a read key may look at, but no agent. */
 const settings: Answers = { ...ownerOnly, read: 200, readBound: 200 }
+/** What concerns the whole account is nothing for a key that is bound to a path. */
+const accountWide: Answers = { ...settings, readBound: 403 }
 /** Of one endpoint: another account has none by that id. */
 const ofOthers = (answers: Answers): Answers => ({ ...answers, otherOwner: 404 })
 /** The server under test takes no money: nobody gets further than that, but who may not ask is told so first. */
@@ -100,7 +102,7 @@ const TABLE: Record<string, Row> = {
     request: ({ keyId }) => ({ method: 'PATCH', path: `/v1/account/keys/${keyId}`, body: { name: 'renamed' } }),
   },
   list_audit: { access: 'key', answers: settings, request: () => get('/v1/audit') },
-  get_audit_head: { access: 'key', answers: { ...settings, readBound: 403 }, request: () => get('/v1/audit/head') },
+  get_audit_head: { access: 'key', answers: accountWide, request: () => get('/v1/audit/head') },
   admin_generate_key: { access: 'admin', success: 201, request: () => post('/v1/admin/generate-key', { name: 'first' }) },
   admin_refresh_prices: { access: 'admin', success: 503, request: () => post('/v1/admin/price-cache/refresh', {}) },
   admin_suspend: {
@@ -124,7 +126,7 @@ const TABLE: Record<string, Row> = {
     request: ({ accountId }) => post('/v1/admin/reset-monthly', { account_id: accountId }),
   },
   set_notification_email: { access: 'key', answers: ownerOnly, request: () => post(EMAIL, { email: 'new@example.com' }) },
-  get_notification_email: { access: 'key', answers: { ...ownerOnly, read: 200, readBound: 200 }, request: () => get(EMAIL) },
+  get_notification_email: { access: 'key', answers: accountWide, request: () => get(EMAIL) },
   delete_notification_email: { access: 'key', answers: ownerOnly, request: () => ({ method: 'DELETE', path: EMAIL }) },
   set_envelope: {
     access: 'key',
@@ -194,7 +196,7 @@ const TABLE: Record<string, Row> = {
     answers: ofOthers(ownerOnly),
     request: ({ approvalRef }) => post(`/v1/approval/decide/${approvalRef}`, { decision: 'denied' }),
   },
-  get_settings: { access: 'key', answers: settings, request: () => get('/v1/account/settings') },
+  get_settings: { access: 'key', answers: accountWide, request: () => get('/v1/account/settings') },
   update_settings: {
     access: 'key',
     answers: ownerOnly,
@@ -206,7 +208,7 @@ const TABLE: Record<string, Row> = {
     answers: { ...ownerOnly, owner: 201, otherOwner: 201 },
     request: () => post('/v1/account/channels', { kind: 'webhook', url: HOOK }),
   },
-  list_channels: { access: 'key', answers: settings, request: () => get('/v1/account/channels') },
+  list_channels: { access: 'key', answers: accountWide, request: () => get('/v1/account/channels') },
   delete_channel: {
     access: 'key',
     answers: ofOthers(ownerOnly),
@@ -219,7 +221,7 @@ const TABLE: Record<string, Row> = {
   },
   list_channel_deliveries: {
     access: 'key',
-    answers: ofOthers(settings),
+    answers: ofOthers(accountWide),
     request: ({ channelId }) => get(`/v1/account/channels/${channelId}/deliveries`),
   },
   create_webhook: {
@@ -227,7 +229,7 @@ const TABLE: Record<string, Row> = {
     answers: { ...ownerOnly, owner: 201, otherOwner: 201 },
     request: () => post('/v1/webhooks', { url: HOOK }),
   },
-  list_webhooks: { access: 'key', answers: settings, request: () => get('/v1/webhooks') },
+  list_webhooks: { access: 'key', answers: accountWide, request: () => get('/v1/webhooks') },
   update_webhook: {
     access: 'key',
     answers: ofOthers(ownerOnly),
@@ -245,7 +247,7 @@ const TABLE: Record<string, Row> = {
   },
   list_webhook_deliveries: {
     access: 'key',
-    answers: ofOthers(settings),
+    answers: ofOthers(accountWide),
     request: ({ webhookId }) => get(`/v1/webhooks/${webhookId}/deliveries`),
   },
   redeliver_webhook: {
@@ -265,10 +267,10 @@ const TABLE: Record<string, Row> = {
     answers: unconfigured,
     request: () => post('/v1/account/topup-verify/starter', { tx_hash: `0x${'1'.repeat(64)}` }),
   },
-  list_topups: { access: 'key', answers: settings, request: () => get('/v1/account/topups') },
+  list_topups: { access: 'key', answers: accountWide, request: () => get('/v1/account/topups') },
   get_deposit_address: {
     access: 'key',
-    answers: { ...unconfigured, read: 503, readBound: 503 },
+    answers: { ...unconfigured, read: 503 },
     request: () => get('/v1/account/deposit-address'),
   },
   get_pack: { access: 'public', success: 503, request: () => get('/v1/packs/starter/info') },

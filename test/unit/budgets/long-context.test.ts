@@ -5,7 +5,7 @@ import type { ClearCommand } from '../../../src/budgets/state.ts'
 import { ManualClock } from '../../../src/core/clock.ts'
 import type { Database } from '../../../src/db/client.ts'
 import { createCatalogue } from '../../../src/prices/catalogue.ts'
-import { estimateNanousd } from '../../../src/prices/cost.ts'
+import { estimateNanousd, ratesAt } from '../../../src/prices/cost.ts'
 
 it('holds a long request at the dearer rate that its input tokens lead to', async () => {
   const catalogue = createCatalogue()
@@ -31,6 +31,10 @@ it('holds a long request at the dearer rate that its input tokens lead to', asyn
     estimateNanousd(short, 60_000, 1_000),
     estimateNanousd(long, 60_000, 1_000_000),
   ])
-  // What is settled later is priced as it was held.
   expect(commands.map(({ rates }) => rates)).toEqual([short, long])
+  // What is settled later is priced by what it was, not by what was expected.
+  for (const { rates } of commands) {
+    expect(ratesAt(rates, 1_000)).toMatchObject({ input: short.input, output: short.output })
+    expect(ratesAt(rates, 1_000_000)).toMatchObject({ input: long.input, output: long.output })
+  }
 })
