@@ -319,10 +319,9 @@ export const budgetClear = defineOperation({
       estimatedInputTokens: input.estimated_input_tokens ?? 0,
       hold_ms: (input.hold_seconds ?? DEFAULT_HOLD_SECONDS) * 1000,
     })
-    const unknown = outcome.isModelUnknown ? UNKNOWN_MODEL : undefined
     if (!outcome.approved) {
       const denial = denialJson(outcome, input)
-      return unknown === undefined ? denial : { ...denial, hint: `${denial.hint} ${unknown}` }
+      return outcome.isModelUnknown ? { ...denial, hint: `${denial.hint} ${UNKNOWN_MODEL}` } : denial
     }
     return {
       approved: true,
@@ -330,7 +329,6 @@ export const budgetClear = defineOperation({
       operations_remaining: Number(outcome.ops),
       clearance_id: outcome.holdId,
       expires_at: outcome.expiresMs,
-      ...(unknown !== undefined && { hint: unknown }),
     }
   },
 })

@@ -18,7 +18,7 @@ export type ApiOperation = {
   readonly tags: readonly string[]
   readonly security?: readonly object[]
   readonly 'x-scopes'?: readonly string[]
-  readonly 'x-agent-rule'?: 'within' | 'below'
+  readonly 'x-agent-rule'?: 'within' | 'below' | 'none'
   readonly 'x-mcp-tool'?: boolean
   readonly parameters?: readonly {
     readonly name: string

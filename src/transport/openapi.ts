@@ -44,7 +44,7 @@ export type OperationObject = {
   /** Scopes of a key that may call it; absent when it takes no key. */
   readonly 'x-scopes'?: readonly string[]
   /** Which agents a key bound to an agent may name: its own path and below, or only below. */
-  readonly 'x-agent-rule'?: 'within' | 'below'
+  readonly 'x-agent-rule'?: 'within' | 'below' | 'none'
   /** True when it is an MCP tool too, under the same name. */
   readonly 'x-mcp-tool'?: true
   readonly parameters?: readonly ParameterObject[]
