@@ -1,6 +1,6 @@
 import { execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { chmodSync, existsSync } from 'node:fs'
+import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { startSwitch } from '../../test/support/tcp-switch.ts'
@@ -22,8 +22,9 @@ const SUBNET = '10.213.77'
 const LINK_PORT = 5432
 const FLAPS = { down_ms: 60, up_ms: 140 } as const
 
-export async function startLink(folder: string, databasePort: number): Promise<Link> {
-  return process.getuid?.() === 0 && canMakeNetworks() ? startNetwork(folder, databasePort) : startRelay(databasePort)
+/** @param sockets where PostgreSQL has its Unix socket */
+export async function startLink(sockets: string, databasePort: number): Promise<Link> {
+  return process.getuid?.() === 0 && canMakeNetworks() ? startNetwork(sockets, databasePort) : startRelay(databasePort)
 }
 
 const run = (command: string): void => {
@@ -52,10 +53,9 @@ function canMakeNetworks(): boolean {
  * A network namespace with a relay in it, which goes on to PostgreSQL over its Unix socket: so the packets between server and relay, and
  * they alone, cross the pair of interfaces.
  */
-async function startNetwork(folder: string, databasePort: number): Promise<Link> {
+async function startNetwork(sockets: string, databasePort: number): Promise<Link> {
   const name = `gvnr-soak-${process.pid}`
-  chmodSync(folder, 0o777)
-  const socket = join(folder, `.s.PGSQL.${databasePort}`)
+  const socket = join(sockets, `.s.PGSQL.${databasePort}`)
   if (!existsSync(socket)) throw new Error(`PostgreSQL has no socket at ${socket}`)
   run(`ip netns add ${name}`)
   run(`ip link add gvnr0 type veth peer name gvnr1 netns ${name}`)

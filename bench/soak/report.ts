@@ -65,7 +65,7 @@ export function writeReport(folder: string | null, run: SoakRun, result: SoakRes
       ['', ''],
       [
         ['answers that were wrong, lost or doubled', wrong.length],
-        ['clearances answered and found again, once', verdict.holds],
+        ['clearances approved and found again, once', verdict.approved],
         ['unknown at first, then known by asking again', books.unknown - books.unkeyed],
         ['unknown for good (sent without a key)', books.unkeyed],
         ['tries again', books.retries],

@@ -149,8 +149,9 @@ async function strikeAll(
         // What is struck too late is not seen to recover under load.
         if (performance.now() + pause_ms > until - 3000) return
         await sleep(pause_ms)
-        const mine = turn.then(() => strike(fault))
-        turn = mine.catch(() => {})
+        // A fault that cannot be inflicted or recovered from is a finding like others.
+        const mine = turn.then(() => strike(fault)).catch((error: unknown) => books.fault(`${fault.name}: ${error}`))
+        turn = mine
         await mine
       }
     }),

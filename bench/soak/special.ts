@@ -81,7 +81,7 @@ async function decide(
   return String(body.decision)
 }
 
-/** Gpt-4o-2024 at 20 tokens in and 5 out, which the dummy provider reports. */
+/** gpt-4o, 20 tokens in and 5 out, which the dummy provider reports. */
 export const STREAM_COST_NANOUSD = 20 * 2500 + 5 * 10_000
 const STREAM_EVENTS = 10
 const STREAM_EVERY_MS = 60
@@ -116,6 +116,7 @@ export class Streams {
       books.error('stream', outcome)
       // An answer with an error may come after the reservation was made.
       if (outcome !== 'connection refused') this.broken++
+      if (outcome === 'status 403' || outcome === 'status 500') books.fault(`stream: ${outcome}`)
     }
   }
 

@@ -1,4 +1,4 @@
-import { existsSync, writeFileSync } from 'node:fs'
+import { chmodSync, existsSync, mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import postgres from 'postgres'
@@ -54,10 +54,17 @@ export async function openStage(
   const addPostgres: Stage['addPostgres'] = async (settings) =>
     cleanup.add(await startPostgres(settings), (server) => server.remove())
   const provider = cleanup.add(await startProvider(), (server) => server.stop())
+  const sockets = join(folder, 'sockets')
+  if (needs.network) {
+    // PostgreSQL runs as another user than root.
+    mkdirSync(sockets)
+    chmodSync(sockets, 0o777)
+    chmodSync(folder, 0o711)
+  }
   const primary = await addPostgres({
     settings: {
       ...(needs.standby && PRIMARY_SETTINGS),
-      ...(needs.network && { unix_socket_directories: folder }),
+      ...(needs.network && { unix_socket_directories: sockets }),
       ...needs.postgres,
     },
   })
@@ -65,7 +72,7 @@ export async function openStage(
   if (standby !== null) await makeSynchronous(primary)
   const address = needs.standby || needs.switch ? cleanup.add(await startSwitch(primary.port), (one) => one.close()) : null
   const pooler = needs.pooler ? cleanup.add(await startPooler(folder, primary.port), (one) => one.stop()) : null
-  const link = needs.network ? cleanup.add(await startLink(folder, primary.port), (one) => one.remove()) : null
+  const link = needs.network ? cleanup.add(await startLink(sockets, primary.port), (one) => one.remove()) : null
   const clockFile = join(folder, 'clock')
   writeFileSync(clockFile, '+0')
   const databaseUrl =
@@ -74,6 +81,8 @@ export async function openStage(
     UPSTREAM_OPENAI_URL: `http://127.0.0.1:${provider.port}`,
     UPSTREAM_OPENAI_KEY: 'sk-soak',
     PROXY_OPERATOR_KEYS: 'on',
+    // The streams are all alike, which is otherwise taken for an agent that runs in circles.
+    PROXY_MAX_REPEATS: '0',
     ...(needs.clock && fakeClock(clockFile)),
   }
   const servers: ServerProcess[] = []

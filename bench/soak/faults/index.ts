@@ -1,8 +1,8 @@
 import type { Fault } from './fault.ts'
-import { crash, failover, kill, pooler, restart } from './processes.ts'
+import { crash, failover, kill, pooler, restart, standby } from './processes.ts'
 import { clock, connections, lanes, loss, partition, slowDisk } from './surroundings.ts'
 
-const ALL = [kill, restart, crash, failover, pooler, connections, slowDisk, clock, lanes, loss, partition]
+const ALL = [kill, restart, crash, failover, standby, pooler, connections, slowDisk, clock, lanes, loss, partition]
 export const FAULT_NAMES = [...ALL.map(({ name }) => name), 'mixed', 'none']
 
 /**

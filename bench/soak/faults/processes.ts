@@ -73,6 +73,21 @@ export const failover: Fault = {
   },
 }
 
+const FOLLOWERLESS_MS = 8000
+
+export const standby: Fault = {
+  name: 'standby',
+  what: `the only synchronous standby is killed (kill -9) and away for ${FOLLOWERLESS_MS / 1000} s: no commit is acknowledged meanwhile`,
+  needs: { standby: true },
+  every_s: 15,
+  async strike(stage) {
+    await stage.standby?.stop('kill')
+    await sleep(FOLLOWERLESS_MS)
+    await stage.standby?.restart()
+    return { recovered_ms: await everyServer(stage), since: 'the standby was ready' }
+  },
+}
+
 export const pooler: Fault = {
   name: 'pooler',
   what: 'PgBouncer in transaction mode in between, which is killed (kill -9) and started again',
