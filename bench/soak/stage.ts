@@ -136,3 +136,7 @@ export async function untilDecides(stage: Stage, client: Client): Promise<number
     await sleep(5)
   }
 }
+
+/** The same for every server, the slowest. */
+export const untilAllDecide = async (stage: Stage): Promise<number> =>
+  Math.max(...(await Promise.all(stage.clients.map((client) => untilDecides(stage, client)))))

@@ -1,12 +1,9 @@
 import { writeFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import postgres from 'postgres'
-import { onDatabase, type Stage, untilDecides } from '../stage.ts'
+import { onDatabase, untilAllDecide } from '../stage.ts'
 import { burst } from './burst.ts'
 import type { Fault } from './fault.ts'
-
-const everyServer = async (stage: Stage): Promise<number> =>
-  Math.max(...(await Promise.all(stage.clients.map((client) => untilDecides(stage, client)))))
 
 const EXHAUSTED_MS = 3000
 
@@ -33,7 +30,7 @@ export const connections: Fault = {
     await ours`select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'gvnr'`
     for (const until = Date.now() + EXHAUSTED_MS; Date.now() < until; ) if (!(await take())) await sleep(5)
     await Promise.all(taken.map((sql) => sql.end()))
-    return { recovered_ms: await everyServer(stage), since: 'the connections were free again', note: `${taken.length} taken` }
+    return { recovered_ms: await untilAllDecide(stage), since: 'the connections were free again', note: `${taken.length} taken` }
   },
 }
 
@@ -56,7 +53,7 @@ export const slowDisk: Fault = {
     await sleep(SLOW_MS)
     stage.address?.delay(0)
     await setDelay(0)
-    return { recovered_ms: await everyServer(stage), since: 'the disk was fast again' }
+    return { recovered_ms: await untilAllDecide(stage), since: 'the disk was fast again' }
   },
 }
 
@@ -70,7 +67,7 @@ export const clock: Fault = {
       writeFileSync(stage.clockFile, shift)
       await sleep(5000)
     }
-    return { recovered_ms: await everyServer(stage), since: 'the clock was right again' }
+    return { recovered_ms: await untilAllDecide(stage), since: 'the clock was right again' }
   },
 }
 
@@ -89,7 +86,7 @@ export const lanes: Fault = {
     const filled = burst(server.port, stage.probeKey)
     await sleep(STALL_MS)
     stage.address?.heal()
-    const recovered_ms = await everyServer(stage)
+    const recovered_ms = await untilAllDecide(stage)
     const { approved, overloaded, other } = await filled
     if (other > 0) books.fault(`burst: ${other} answers other than an approval or "overloaded"`)
     const note = `${approved} approved later, ${overloaded} answered 503 overloaded`
@@ -104,7 +101,7 @@ export const loss: Fault = {
   every_s: 10,
   async strike(stage) {
     await stage.link?.lose()
-    return { recovered_ms: await everyServer(stage), since: 'no packet was lost any more', note: stage.link?.how ?? '' }
+    return { recovered_ms: await untilAllDecide(stage), since: 'no packet was lost any more', note: stage.link?.how ?? '' }
   },
 }
 
@@ -121,7 +118,7 @@ export const partition: Fault = {
       stage.link?.cut()
       await sleep(seconds * 1000)
       stage.link?.restore()
-      recovered_ms = Math.max(recovered_ms, await everyServer(stage))
+      recovered_ms = Math.max(recovered_ms, await untilAllDecide(stage))
       await sleep(3000)
     }
     return { recovered_ms, since: 'the network was back', note: stage.link?.how ?? '' }
