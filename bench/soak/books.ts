@@ -10,6 +10,8 @@ export class Books {
   readonly faults: string[] = []
   faultCount = 0
   retries = 0
+  /** Clearances that were refused, each of them rightly. */
+  denied = 0
   /** Requests whose outcome was unknown at first, and those of them that had no key to ask again with. */
   unknown = 0
   unkeyed = 0

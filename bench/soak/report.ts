@@ -66,6 +66,7 @@ export function writeReport(folder: string | null, run: SoakRun, result: SoakRes
       [
         ['answers that were wrong, lost or doubled', wrong.length],
         ['clearances approved and found again, once', verdict.approved],
+        ['clearances denied, within what the model allows', books.denied],
         ['unknown at first, then known by asking again', books.unknown - books.unkeyed],
         ['unknown for good (sent without a key)', books.unkeyed],
         ['tries again', books.retries],

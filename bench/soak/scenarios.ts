@@ -14,7 +14,8 @@ export type Scenario = (deps: Deps, tenant: Tenant, due: number) => Promise<void
 /** So long that none expires before it is resolved. */
 const HOLD_SECONDS = 604_800
 const MOST_OPEN = 40
-const GRANTED_OPS = 50
+/** Fewer than are burned between two grants. */
+const GRANTED_OPS = 5
 const REPLAYED = 0.3
 
 type Via = 'rest' | 'keyed' | 'mcp'
@@ -39,6 +40,7 @@ const clearVia =
     if (status !== 200) return refused(deps, tenant, flight, `clear ${via}`, sent.answer)
     tenant.model.end(flight, body.approved ? { budget: -cost, ops: -1 } : NOTHING)
     for (const wrong of wrongDecision(flight, cost, body)) books.fault(`${tenant.accountId} clear ${via} of ${cost}: ${wrong}`)
+    if (!body.approved) books.denied++
     if (body.clearance_id !== undefined) {
       journal.add({ what: 'approved', accountId: tenant.accountId, clearanceId: body.clearance_id })
       tenant.open.push({ id: body.clearance_id, tokens })

@@ -6,7 +6,8 @@ import { NOTHING } from './account-model.ts'
 import { type Deps, isAnswered, refused, type Scenario } from './scenarios.ts'
 import { AGENT, type Tenant } from './tenants.ts'
 
-const EXTRA_USD = 0.01
+/** Less than is spent between two requests: caps are reached again and again. */
+const EXTRA_USD = 0.002
 const APPROVED = 0.8
 
 type Shown = { approval_ref: string; action_summary: string; decision: string }

@@ -25,8 +25,8 @@ export type Tenant = {
   serial: number
 }
 
-const LIMIT_USD: Record<TenantKind, number> = { wide: 100_000, tight: 0.05, quota: 100_000 }
-const OPS: Record<TenantKind, number> = { wide: 100_000_000, tight: 100_000_000, quota: 100 }
+const LIMIT_USD: Record<TenantKind, number> = { wide: 100_000, tight: 0.01, quota: 100_000 }
+const OPS: Record<TenantKind, number> = { wide: 100_000_000, tight: 100_000_000, quota: 30 }
 
 export async function createTenant(client: Client, kind: TenantKind): Promise<Tenant> {
   const { key, accountId } = await client.createAccount(OPS[kind])
