@@ -18,7 +18,6 @@ export type Link = {
   remove(): Promise<void>
 }
 
-const SUBNET = '10.213.77'
 const LINK_PORT = 5432
 const FLAPS = { down_ms: 60, up_ms: 140 } as const
 
@@ -55,38 +54,45 @@ function canMakeNetworks(): boolean {
  */
 async function startNetwork(sockets: string, databasePort: number): Promise<Link> {
   const name = `gvnr-soak-${process.pid}`
+  const [outer, inner] = [`gvo${process.pid}`, `gvi${process.pid}`]
+  const subnet = `10.213.${process.pid % 250}`
   const socket = join(sockets, `.s.PGSQL.${databasePort}`)
   if (!existsSync(socket)) throw new Error(`PostgreSQL has no socket at ${socket}`)
+  const removeNetwork = (): void => {
+    works(`ip link del ${outer}`)
+    works(`ip netns del ${name}`)
+  }
+  process.once('exit', removeNetwork)
   run(`ip netns add ${name}`)
-  run(`ip link add gvnr0 type veth peer name gvnr1 netns ${name}`)
-  run(`ip addr add ${SUBNET}.1/30 dev gvnr0`)
-  run('ip link set gvnr0 up')
-  run(`ip -n ${name} addr add ${SUBNET}.2/30 dev gvnr1`)
-  run(`ip -n ${name} link set gvnr1 up`)
+  run(`ip link add ${outer} type veth peer name ${inner} netns ${name}`)
+  run(`ip addr add ${subnet}.1/30 dev ${outer}`)
+  run(`ip link set ${outer} up`)
+  run(`ip -n ${name} addr add ${subnet}.2/30 dev ${inner}`)
+  run(`ip -n ${name} link set ${inner} up`)
   const relay = spawn(
     'ip',
     [
       ...['netns', 'exec', name, process.execPath, '--import', 'tsx', join(import.meta.dirname, 'relay-process.ts')],
-      ...[`${SUBNET}.2`, String(LINK_PORT), socket],
+      ...[`${subnet}.2`, String(LINK_PORT), socket],
     ],
     { stdio: ['pipe', 'pipe', 'inherit'] },
   )
   await once(relay.stdout, 'data')
   // The end of the other side: this one sees a cable without carrier and keeps its routes, so packets are lost and not refused.
-  const cut = (): void => run(`ip -n ${name} link set gvnr1 down`)
-  const restore = (): void => run(`ip -n ${name} link set gvnr1 up`)
-  const hasNetem = ['gvnr0'].every((end) => works(`tc qdisc add dev ${end} root netem loss 0%`))
+  const cut = (): void => run(`ip -n ${name} link set ${inner} down`)
+  const restore = (): void => run(`ip -n ${name} link set ${inner} up`)
+  const hasNetem = works(`tc qdisc add dev ${outer} root netem loss 0%`)
   const loss = hasNetem
     ? 'netem: 5 % of the packets lost, 20 ms later'
     : `no netem in this kernel: the link goes down for ${FLAPS.down_ms} of ${FLAPS.down_ms + FLAPS.up_ms} ms, which loses what is on it`
   return {
-    url: `postgres://postgres@${SUBNET}.2:${LINK_PORT}/postgres`,
+    url: `postgres://postgres@${subnet}.2:${LINK_PORT}/postgres`,
     how: `network namespace with a veth pair; ${loss}`,
     async lose() {
       if (hasNetem) {
-        run('tc qdisc change dev gvnr0 root netem loss 5% delay 20ms')
+        run(`tc qdisc change dev ${outer} root netem loss 5% delay 20ms`)
         await sleep(10_000)
-        run('tc qdisc change dev gvnr0 root netem loss 0%')
+        run(`tc qdisc change dev ${outer} root netem loss 0%`)
         return
       }
       for (const until = Date.now() + 10_000; Date.now() < until; await sleep(FLAPS.up_ms)) {
@@ -99,8 +105,8 @@ async function startNetwork(sockets: string, databasePort: number): Promise<Link
     restore,
     async remove() {
       relay.kill('SIGKILL')
-      works('ip link del gvnr0')
-      works(`ip netns del ${name}`)
+      removeNetwork()
+      process.off('exit', removeNetwork)
     },
   }
 }
