@@ -2,7 +2,7 @@ import { createServer } from 'node:http'
 
 /*
  * A provider that speaks OpenAI's wire format and costs as little as possible. `metadata` of the request says how it streams: so many
- * events, so many milliseconds apart; 0 means until the client leaves, or all at once.
+ * events, so many milliseconds apart; 0 means until the client leaves, or all at once. A plain answer comes after `answer_ms`.
  */
 
 const event = (choices: unknown, usage: unknown): Buffer =>
@@ -29,7 +29,12 @@ const server = createServer((request, response) => {
   request.on('end', () => {
     const body = JSON.parse(Buffer.concat(chunks).toString()) as { stream?: boolean; metadata?: Record<string, string> }
     if (!body.stream) {
-      response.writeHead(200, { 'content-type': 'application/json', 'content-length': PLAIN.length }).end(PLAIN)
+      const answer = (): void => {
+        response.writeHead(200, { 'content-type': 'application/json', 'content-length': PLAIN.length }).end(PLAIN)
+      }
+      const answer_ms = Number(body.metadata?.answer_ms ?? 0)
+      if (answer_ms === 0) answer()
+      else setTimeout(answer, answer_ms)
       return
     }
     response.writeHead(200, { 'content-type': 'text/event-stream' })

@@ -14,6 +14,8 @@ export type Workload = {
   readonly agents: number
   /** How often each account is drawn; agents are drawn evenly. */
   readonly distribution: 'zipf' | 'uniform'
+  /** How long the dummy provider thinks about a chat. */
+  readonly answer_ms?: number
 }
 
 export const MODEL = 'claude-sonnet-4-6'
@@ -91,11 +93,14 @@ function exchangeOf(workload: Workload, account: number, agent: number): Exchang
       return { first: build({ tool: 'idempotency_check', path: '/v1/idempotency/check', input: { key: HOLE } }), second: null }
     case 'chat':
       return {
-        first: request('/v1/chat/completions', key, chatBody(), `x-gvnr-agent-id: ${agent_id}\r\n`),
+        first: request('/v1/chat/completions', key, chatBody(thinkingOf(workload)), `x-gvnr-agent-id: ${agent_id}\r\n`),
         second: null,
       }
   }
 }
+
+const thinkingOf = ({ answer_ms }: Workload): Record<string, unknown> =>
+  answer_ms === undefined ? {} : { metadata: { answer_ms: String(answer_ms) } }
 
 /** A model call as agents make it. @param more further fields, such as `stream` */
 export const chatBody = (more: Record<string, unknown> = {}): string =>

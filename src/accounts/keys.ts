@@ -1,6 +1,7 @@
 import { hash, randomBytes } from 'node:crypto'
 import { LRUCache } from 'lru-cache'
 import { allFulfilled, Batcher } from '../core/batcher.ts'
+import { atMost } from '../core/bounded.ts'
 import type { Clock } from '../core/clock.ts'
 import { DomainError } from '../core/errors.ts'
 import type { Log } from '../core/log.ts'
@@ -38,13 +39,17 @@ export class KeyResolver {
   readonly #clock: Clock
   readonly #log: Log
   readonly #known = new LRUCache<string, Known>({
-    max: CACHED_KEYS,
+    ...atMost(CACHED_KEYS),
     ttl: KEY_TTL_MS,
     ttlResolution: TTL_RESOLUTION_MS,
     noDeleteOnStaleGet: true,
   })
   readonly #trustKnown: () => boolean
-  readonly #unknown = new LRUCache<string, true>({ max: UNKNOWN_KEYS, ttl: UNKNOWN_TTL_MS, ttlResolution: TTL_RESOLUTION_MS })
+  readonly #unknown = new LRUCache<string, true>({
+    ...atMost(UNKNOWN_KEYS),
+    ttl: UNKNOWN_TTL_MS,
+    ttlResolution: TTL_RESOLUTION_MS,
+  })
   readonly #lookups: Batcher<Buffer, ApiKeyRow | null>
   readonly #used = new Map<string, { accountId: string; keyId: string; usedMs: number }>()
   /** Counts evictions: a lookup that began before one must not be cached after it. */

@@ -1,5 +1,6 @@
 import { LRUCache } from 'lru-cache'
 import { type AccountVersion, closeVersion, listVersions } from '../budgets/history.ts'
+import { atMost } from '../core/bounded.ts'
 import type { Clock } from '../core/clock.ts'
 import type { Log } from '../core/log.ts'
 import { Pace } from '../core/pace.ts'
@@ -50,7 +51,7 @@ export class Sealer {
   readonly #interval_ms: number
   readonly #closeAfter_ms: number
   /** Versions up to which an account was found sealed: those without an event of their own need no second look. */
-  readonly #done = new LRUCache<string, bigint>({ max: REMEMBERED_ACCOUNTS })
+  readonly #done = new LRUCache<string, bigint>(atMost(REMEMBERED_ACCOUNTS))
   #timer: NodeJS.Timeout | undefined
   #running: Promise<unknown> = Promise.resolve()
   #ending = new AbortController()

@@ -3,6 +3,7 @@ import { HDKey } from '@scure/bip32'
 import { LRUCache } from 'lru-cache'
 import type { Address } from 'viem'
 import { publicKeyToAddress } from 'viem/utils'
+import { atMost } from '../core/bounded.ts'
 
 const CACHED_ADDRESSES = 10_000
 
@@ -18,7 +19,7 @@ export function depositPath(accountId: string): readonly [number, number] {
 /** Derives each account's own address from an extended public key (BIP-32, not hardened). No private key is ever here. */
 export class DepositAddresses {
   readonly #parent: HDKey
-  readonly #known = new LRUCache<string, Address>({ max: CACHED_ADDRESSES })
+  readonly #known = new LRUCache<string, Address>(atMost(CACHED_ADDRESSES))
 
   /** @throws when the text is no extended public key */
   constructor(xpub: string) {

@@ -1,5 +1,6 @@
 import { LRUCache } from 'lru-cache'
 import type { Address } from 'viem'
+import { atMost } from '../core/bounded.ts'
 import type { Clock } from '../core/clock.ts'
 import { DomainError } from '../core/errors.ts'
 import type { Database } from '../db/client.ts'
@@ -17,7 +18,7 @@ export class Receivers {
   readonly #database: Database
   readonly #clock: Clock
   readonly #chainId: number
-  readonly #watched = new LRUCache<string, true>({ max: REMEMBERED })
+  readonly #watched = new LRUCache<string, true>(atMost(REMEMBERED))
 
   constructor(
     deps: { database: Database; clock: Clock },

@@ -1,4 +1,5 @@
 import { LRUCache } from 'lru-cache'
+import { atMost } from '../core/bounded.ts'
 import type { Clock } from '../core/clock.ts'
 import type { Log } from '../core/log.ts'
 import type { Nanousd } from '../core/money.ts'
@@ -30,7 +31,7 @@ export class HoldFigures {
   readonly #clock: Clock
   readonly #log: Log
   readonly #pace: Pace
-  readonly #checked = new LRUCache<string, bigint>({ max: REMEMBERED_ACCOUNTS })
+  readonly #checked = new LRUCache<string, bigint>(atMost(REMEMBERED_ACCOUNTS))
   readonly #found = new Map<string, Finding>()
   #after = NIL_UUID
 

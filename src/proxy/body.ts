@@ -1,4 +1,4 @@
-import { pipeline, type Readable, type Transform } from 'node:stream'
+import type { Transform } from 'node:stream'
 import { constants, createBrotliDecompress, createGunzip, createInflate } from 'node:zlib'
 
 const FLUSH = { flush: constants.Z_SYNC_FLUSH, finishFlush: constants.Z_SYNC_FLUSH }
@@ -11,11 +11,12 @@ const DECODERS: Readonly<Record<string, () => Transform>> = {
   br: () => createBrotliDecompress(BROTLI_FLUSH),
 }
 
-/** A body as it can be read: unpacked where we know how to. `isReadable` is false for what stays packed. */
-export function readable(body: Readable, encoding: string): { stream: Readable; isDecoded: boolean; isReadable: boolean } {
-  if (encoding === '' || encoding === 'identity') return { stream: body, isDecoded: false, isReadable: true }
-  const decoder = DECODERS[encoding]?.()
-  if (decoder === undefined) return { stream: body, isDecoded: false, isReadable: false }
-  // A body that breaks breaks the decoder with the same error, which its reader sees.
-  return { stream: pipeline(body, decoder, () => {}), isDecoded: true, isReadable: true }
+/** What unpacks a body, if anything has to. `isReadable` is false for what stays packed. */
+export function decoderOf(encoding: string | readonly string[] | undefined): { decoder: Transform | null; isReadable: boolean } {
+  const name = String(encoding ?? '')
+    .trim()
+    .toLowerCase()
+  if (name === '' || name === 'identity') return { decoder: null, isReadable: true }
+  const decoder = DECODERS[name]?.() ?? null
+  return { decoder, isReadable: decoder !== null }
 }

@@ -1,9 +1,9 @@
-import type { Readable } from 'node:stream'
-import { type Dispatcher, request } from 'undici'
+import type { Transform } from 'node:stream'
+import type { Dispatcher } from 'undici'
 import type { Nanousd } from '../core/money.ts'
 import { usdFromNanousd } from '../core/money.ts'
 import { ProxyError } from './answers.ts'
-import { readable } from './body.ts'
+import { decoderOf } from './body.ts'
 import { writtenTokens } from './charge.ts'
 import { downstreamHeaders, type Headers } from './headers.ts'
 import { type AnswerReader, nothingSeen, PlainReader, type Seen, StreamReader } from './reader.ts'
@@ -55,7 +55,9 @@ export type Ended = {
 }
 
 export type Target = {
-  readonly url: string
+  readonly origin: string
+  /** With the query. */
+  readonly path: string
   readonly headers: Record<string, string | string[]>
   readonly route: Route
   readonly plan: PlannedCall
@@ -65,15 +67,23 @@ export type CallOptions = { readonly dispatcher: Dispatcher; readonly cutoff: bo
 /** Headers of a forwarded answer (docs/proxy.md). Absent for a call that is not charged. */
 export type Reserved = { readonly id: string; readonly estimate: Nanousd; readonly remaining: Nanousd }
 
-/** One forwarded call, from its request to the provider to the last byte for the client. Money is its caller's business. */
-export class Call {
+/**
+ * One forwarded call, from its request to the provider to the last byte for the client. Money is its caller's business.
+ *
+ * It is undici's handler itself: bytes go from the provider's parser to the client's connection without a stream between them, which would
+ * cost more than the reading does (docs/decisions/0015).
+ */
+export class Call implements Dispatcher.DispatchHandler {
   readonly #target: Target
   readonly #sink: Sink
   readonly #options: CallOptions
-  readonly #abort = new AbortController()
+  #reserved: Reserved | null = null
+  #settle: { resolve(ended: Ended): void; reject(bug: unknown): void } | null = null
+  /** Of the request under way: stops it, holds it up. */
+  #provider: Dispatcher.DispatchController | null = null
+  #answer: StartedAnswer | null = null
   /** Why it was given up, once it was. */
   #givenUp: 'client_left' | 'cut' | 'stopped' | null = null
-  #isAnswered = false
   /** When the client stopped reading, on the process's own clock; null while it keeps up. */
   #blockedSince_ms: number | null = null
 
@@ -81,7 +91,6 @@ export class Call {
     this.#target = target
     this.#sink = sink
     this.#options = options
-    sink.onClosed(() => this.#clientLeft())
   }
 
   /** For how long the client has not read what there is for it. */
@@ -100,43 +109,78 @@ export class Call {
     this.#sink.destroy()
   }
 
-  async run(reserved: Reserved | null): Promise<Ended> {
-    const { url, headers, plan } = this.#target
-    const { dispatcher } = this.#options
-    let response: Dispatcher.ResponseData
-    try {
-      const { signal } = this.#abort
-      response = await request(url, { method: 'POST', headers, body: plan.bytes, dispatcher, signal })
-    } catch (error) {
-      return this.#unanswered(error)
-    }
-    const { stream, isStream, isDecoded, reader } = this.#read(response)
-    const isRefused = response.statusCode < 200 || response.statusCode > 299
-    if (!this.#sink.isClosed) {
-      const head = downstreamHeaders(response.headers as Headers, isDecoded || (plan.hidesUsage && isStream))
-      this.#sink.start(response.statusCode, { ...head, ...reservedHeaders(reserved) }, isStream)
-    }
-    const end = await this.#pump(stream, isRefused ? null : reader)
-    this.#isAnswered = true
-    if (end === 'complete' || end === 'cut') this.#sink.end()
-    else this.#sink.destroy()
-    if (isRefused) return { end: 'refused', seen: null, isStream, failure: null }
-    return { end, seen: reader.seen, isStream, failure: null }
+  run(reserved: Reserved | null): Promise<Ended> {
+    const { origin, path, headers, plan } = this.#target
+    this.#reserved = reserved
+    return new Promise((resolve, reject) => {
+      this.#settle = { resolve, reject }
+      this.#sink.onClosed(() => this.#clientLeft())
+      this.#options.dispatcher.dispatch({ origin, path, method: 'POST', headers, body: plan.bytes }, this)
+    })
   }
 
-  #read(response: Dispatcher.ResponseData): { stream: Readable; isStream: boolean; isDecoded: boolean; reader: AnswerReader } {
+  onRequestStart(provider: Dispatcher.DispatchController): void {
+    this.#provider = provider
+    if (this.#givenUp !== null) this.#abort()
+  }
+
+  onResponseStart(_: unknown, status: number, headers: Headers): void {
+    // What comes before the answer (103) is nobody's.
+    if (status < 200) return
+    try {
+      const answer = this.#read(status, headers)
+      this.#answer = answer
+      const { isStream, decoder } = answer
+      if (!this.#sink.isClosed) {
+        const head = downstreamHeaders(headers, decoder !== null || (this.#target.plan.hidesUsage && isStream))
+        this.#sink.start(status, { ...head, ...reservedHeaders(this.#reserved) }, isStream)
+      }
+      if (decoder !== null) this.#decode(decoder)
+    } catch (bug) {
+      this.#fail(bug)
+    }
+  }
+
+  onResponseData(provider: Dispatcher.DispatchController, chunk: Buffer): void {
+    const decoder = this.#answer?.decoder
+    if (!decoder) this.#pass(chunk)
+    else if (!decoder.write(chunk)) {
+      provider.pause()
+      decoder.once('drain', () => provider.resume())
+    }
+  }
+
+  onResponseEnd(): void {
+    const decoder = this.#answer?.decoder
+    if (decoder) decoder.end()
+    else this.#passEnd()
+  }
+
+  onResponseError(_: unknown, error: Error): void {
+    if (this.#answer === null) this.#unanswered(error)
+    else this.#finish(this.#givenUp ?? (isTimeout(error) ? 'stalled' : 'broken'))
+  }
+
+  #read(status: number, headers: Headers): StartedAnswer {
     const { plan, route } = this.#target
-    const encoding = String(response.headers['content-encoding'] ?? '')
-      .trim()
-      .toLowerCase()
-    const type = response.headers['content-type']
-    const { stream, isDecoded, isReadable } = readable(response.body, encoding)
+    const { decoder, isReadable } = decoderOf(headers['content-encoding'])
+    const type = headers['content-type']
     const isEvents = type === undefined ? plan.isStream : /^text\/event-stream\b/i.test(String(type))
     const isStream = isEvents && isReadable
+    if (status > 299) return { reader: null, isStream, decoder }
     const reader = isStream
       ? new StreamReader(route.kind, { hidesUsage: plan.hidesUsage, wholeEvents: this.#cuts })
       : new PlainReader(route.kind)
-    return { stream, isStream, isDecoded, reader }
+    return { reader, isStream, decoder }
+  }
+
+  #decode(decoder: Transform): void {
+    decoder.on('data', (chunk: Buffer) => this.#pass(chunk))
+    decoder.on('end', () => this.#passEnd())
+    decoder.on('error', () => {
+      this.#finish(this.#givenUp ?? 'broken')
+      this.#abort()
+    })
   }
 
   /** Only an output that nobody else bounds can outrun its reservation. */
@@ -144,38 +188,49 @@ export class Call {
     return this.#options.cutoff && this.#target.plan.bound.isOutputAssumed
   }
 
-  /** Passes the body on as it comes, as fast as the client reads. */
-  #pump(body: Readable, reader: AnswerReader | null): Promise<End> {
-    return new Promise((resolve) => {
-      const send = (pieces: readonly Buffer[]): void => {
-        for (const piece of pieces) {
-          if (this.#sink.isClosed || this.#sink.write(piece) || body.isPaused()) continue
-          body.pause()
-          this.#blockedSince_ms = performance.now()
-          this.#sink.onceDrained(() => {
-            this.#blockedSince_ms = null
-            body.resume()
-          })
-        }
-      }
-      this.#onClientLeft = () => {
-        this.#blockedSince_ms = null
-        body.resume()
-      }
-      body.on('data', (chunk: Buffer) => {
-        if (this.#givenUp === 'cut') return
-        send(reader === null ? [chunk] : reader.push(chunk))
-        if (reader !== null && this.#isAtItsCap(reader)) {
-          send([reader.terminal()])
-          this.#giveUp('cut')
-        }
-      })
-      body.on('end', () => {
-        if (reader !== null && this.#givenUp === null) send(reader.end())
-        resolve(this.#givenUp ?? 'complete')
-      })
-      body.on('error', (error: unknown) => resolve(this.#givenUp ?? (isTimeout(error) ? 'stalled' : 'broken')))
-    })
+  /** Passes a piece of the answer on as it comes. */
+  #pass(chunk: Buffer): void {
+    if (this.#settle === null || this.#answer === null) return
+    const { reader } = this.#answer
+    try {
+      this.#send(reader === null ? chunk : reader.push(chunk))
+      if (reader === null || !this.#isAtItsCap(reader)) return
+      this.#send(reader.terminal())
+      this.#giveUp('cut')
+    } catch (bug) {
+      this.#fail(bug)
+    }
+  }
+
+  #passEnd(): void {
+    if (this.#settle === null) return
+    const reader = this.#answer?.reader
+    try {
+      if (reader && this.#givenUp === null) this.#send(reader.end())
+      this.#finish(this.#givenUp ?? 'complete')
+    } catch (bug) {
+      this.#fail(bug)
+    }
+  }
+
+  /** As fast as the client reads: what it does not take holds the provider up. */
+  #send(piece: Buffer | null): void {
+    const sink = this.#sink
+    if (piece === null || piece.length === 0 || sink.isClosed || sink.write(piece) || this.#blockedSince_ms !== null) return
+    this.#blockedSince_ms = performance.now()
+    // A decoder that is full holds the provider up by itself.
+    this.#source?.pause()
+    sink.onceDrained(() => this.#unblock())
+  }
+
+  #unblock(): void {
+    if (this.#blockedSince_ms === null) return
+    this.#blockedSince_ms = null
+    this.#source?.resume()
+  }
+
+  get #source(): { pause(): void; resume(): void } | null {
+    return this.#answer?.decoder ?? this.#provider
   }
 
   #isAtItsCap({ seen }: AnswerReader): boolean {
@@ -183,22 +238,48 @@ export class Call {
     return writtenTokens(this.#target.route.kind, seen) > this.#target.plan.bound.outputTokens
   }
 
-  #onClientLeft: () => void = () => {}
-
   /** A stream ends with its client. A plain answer is paid for anyway: it is read to its end, so that what it cost is known. */
   #clientLeft(): void {
-    if (this.#isAnswered || this.#givenUp !== null) return
+    if (this.#settle === null || this.#givenUp !== null) return
     if (this.#target.plan.isStream) this.#giveUp('client_left')
-    this.#onClientLeft()
+    this.#unblock()
   }
 
   #giveUp(why: 'client_left' | 'cut' | 'stopped'): void {
     this.#givenUp ??= why
-    this.#abort.abort()
+    this.#abort()
   }
 
-  #unanswered(error: unknown): Ended {
-    this.#isAnswered = true
+  /** The request's own error then ends it; one that waits for a connection is ended when it has one. */
+  #abort(): void {
+    this.#provider?.abort(new Error('the call was given up'))
+  }
+
+  #fail(bug: unknown): void {
+    this.#settle?.reject(bug)
+    this.#settle = null
+    this.#abort()
+  }
+
+  #finish(end: End): void {
+    const settle = this.#settle
+    const answer = this.#answer
+    if (settle === null || answer === null) return
+    this.#settle = null
+    if (end === 'complete' || end === 'cut') this.#sink.end()
+    else this.#sink.destroy()
+    const { reader, isStream, decoder } = answer
+    decoder?.destroy()
+    if (reader === null) settle.resolve({ end: 'refused', seen: null, isStream, failure: null })
+    else settle.resolve({ end, seen: reader.seen, isStream, failure: null })
+  }
+
+  #unanswered(error: unknown): void {
+    this.#settle?.resolve(this.#endedUnanswered(error))
+    this.#settle = null
+  }
+
+  #endedUnanswered(error: unknown): Ended {
     const ended = (end: End, failure: ProxyError | null): Ended => ({ end, seen: null, isStream: false, failure })
     // A stream that was given up before it began has produced nothing that could be seen.
     if (this.#givenUp !== null)
@@ -212,6 +293,15 @@ export class Call {
       return ended('unreachable', new ProxyError(502, 'upstream_unreachable', 'The provider cannot be reached.', options))
     return ended('reset', new ProxyError(502, 'upstream_reset', 'The provider closed the connection without an answer.', options))
   }
+}
+
+/** An answer whose head has come. */
+type StartedAnswer = {
+  /** Null for a refusal, which costs nothing. */
+  readonly reader: AnswerReader | null
+  readonly isStream: boolean
+  /** What unpacks its body; null when that goes on as it comes. */
+  readonly decoder: Transform | null
 }
 
 function reservedHeaders(reserved: Reserved | null): Record<string, string> {

@@ -20,9 +20,9 @@ export type Seen = {
 /** Reads an answer while it is forwarded. */
 export type AnswerReader = {
   readonly seen: Seen
-  /** @returns what of it goes to the client now */
-  push(chunk: Buffer): readonly Buffer[]
-  end(): readonly Buffer[]
+  /** @returns what goes to the client now; null for nothing */
+  push(chunk: Buffer): Buffer | null
+  end(): Buffer | null
   /** What makes the stream end properly for the client's parser when it is cut here. */
   terminal(): Buffer
 }
@@ -59,30 +59,36 @@ export class StreamReader implements AnswerReader {
     this.#wholeEvents = options.wholeEvents || options.hidesUsage
   }
 
-  push(chunk: Buffer): readonly Buffer[] {
-    const kept = this.#read(this.#splitter.push(chunk))
-    return kept ?? [chunk]
+  push(chunk: Buffer): Buffer | null {
+    const events = this.#splitter.push(chunk)
+    if (this.#wholeEvents) return this.#keep(events)
+    for (const event of events) this.#readEvent(event)
+    return chunk
   }
 
-  end(): readonly Buffer[] {
+  end(): Buffer | null {
     const last = this.#splitter.end()
-    return (last === null ? null : this.#read([last])) ?? []
+    if (last === null) return null
+    const isOurs = this.#readEvent(last) && this.#hidesUsage
+    // Without whole events its bytes have gone on already.
+    return this.#wholeEvents && !isOurs ? last.bytes : null
   }
 
   terminal(): Buffer {
     return terminalEvents(this.#state)
   }
 
-  /** @returns what is to be sent of these events; null when the bytes go on as they came */
-  #read(events: readonly SseEvent[]): Buffer[] | null {
-    const kept: Buffer[] = []
+  /** @returns those events of these that are the client's, in one piece again */
+  #keep(events: readonly SseEvent[]): Buffer | null {
+    let kept: Buffer | null = null
+    let more: Buffer[] | null = null
     for (const event of events) {
-      const isOurs = this.#readEvent(event) && this.#hidesUsage
-      if (this.#wholeEvents && !isOurs) kept.push(event.bytes)
+      if (this.#readEvent(event) && this.#hidesUsage) continue
+      if (kept === null) kept = event.bytes
+      else if (more === null) more = [kept, event.bytes]
+      else more.push(event.bytes)
     }
-    if (!this.#wholeEvents) return null
-    // Neighbours are one write again.
-    return kept.length < 2 ? kept : [Buffer.concat(kept)]
+    return more === null ? kept : Buffer.concat(more)
   }
 
   /** @returns true for the event that exists only because usage was asked for */
@@ -180,7 +186,7 @@ export class PlainReader implements AnswerReader {
     this.#isTailEnough = kind === 'embeddings'
   }
 
-  push(chunk: Buffer): readonly Buffer[] {
+  push(chunk: Buffer): Buffer {
     this.#chunks.push(chunk)
     this.#bytes += chunk.length
     if (this.#bytes > (this.#isTailEnough ? 4 * TAIL_BYTES : MAX_PLAIN_BYTES)) {
@@ -188,17 +194,17 @@ export class PlainReader implements AnswerReader {
       this.#chunks = [tail]
       this.#bytes = tail.length
     }
-    return [chunk]
+    return chunk
   }
 
-  end(): readonly Buffer[] {
+  end(): null {
     const bytes = Buffer.concat(this.#chunks)
     const answer = parse(bytes) ?? { usage: usageAtEnd(bytes) }
     this.#chunks = []
     this.seen.usage = mergeUsage(null, answer.usage)
     this.seen.isFinal = this.seen.usage !== null
     this.seen.isComplete = true
-    return []
+    return null
   }
 
   terminal(): Buffer {

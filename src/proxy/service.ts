@@ -19,7 +19,7 @@ import { type Charge, chargeFor, worstCase } from './charge.ts'
 import { type Headers, upstreamHeaders } from './headers.ts'
 import { type PlannedCall, planCall } from './request.ts'
 import type { Route } from './routes.ts'
-import { type Upstream, Upstreams } from './upstreams.ts'
+import { addressOf, type Upstream, Upstreams } from './upstreams.ts'
 
 /** What a rule is asked before any money is looked at. */
 export type PolicyQuestion = {
@@ -134,7 +134,7 @@ export class ProxyService {
     const agentId = agentOf(caller, request.agentId)
     const plan = planCall(route, request.bytes, this.#upstreams)
     const headers = this.#headersFor(request, plan)
-    const target = { url: `${plan.choice.upstream.url}${route.path}${request.query}`, headers, route, plan }
+    const target = { ...addressOf(plan.choice.upstream, `${route.path}${request.query}`), headers, route, plan }
     const options = { dispatcher: this.#dispatcher, cutoff: this.#settings.cutoff }
     if (route.kind === 'count_tokens') return this.#track(this.#runFree(new Call(target, sink, options), caller, route))
 

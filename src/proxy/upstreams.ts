@@ -56,6 +56,12 @@ export function upstreamUrl(url: string): string {
   return `${parsed.origin}${path === '' ? '/v1' : path}`
 }
 
+/** Where a path below `/v1` is at the upstream, as its connection is chosen and asked. */
+export function addressOf({ url }: Upstream, path: string): { origin: string; path: string } {
+  const end = url.indexOf('/', url.indexOf('//') + 2)
+  return { origin: url.slice(0, end), path: `${url.slice(end)}${path}` }
+}
+
 /**
  * The header that carries a key. A value that names its scheme (`Bearer …`) goes out as `Authorization`; a bare key as each protocol's own
  * header.

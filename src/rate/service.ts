@@ -1,5 +1,6 @@
 import { LRUCache } from 'lru-cache'
 import { allFulfilled, Batcher } from '../core/batcher.ts'
+import { atMost } from '../core/bounded.ts'
 import type { Clock } from '../core/clock.ts'
 import { DomainError } from '../core/errors.ts'
 import { uuidv7 } from '../core/ids.ts'
@@ -38,7 +39,7 @@ export class RateService {
   readonly #checks: Batcher<RateKey, RateDecision>
   readonly #onExceeded: (key: RateKey) => void
   /** Shares that are known not to be there. */
-  readonly #unlimited = new LRUCache<string, true>({ max: UNLIMITED_KEYS, ttl: UNLIMITED_MS })
+  readonly #unlimited = new LRUCache<string, true>({ ...atMost(UNLIMITED_KEYS), ttl: UNLIMITED_MS })
   readonly #changes: Recorder | undefined
 
   /** @param deps `onExceeded` is told of every refusal; it must not throw or take time */

@@ -1,4 +1,5 @@
 import { LRUCache } from 'lru-cache'
+import { atMost } from '../core/bounded.ts'
 import type { Clock } from '../core/clock.ts'
 import { DomainError } from '../core/errors.ts'
 
@@ -13,7 +14,7 @@ const MAX_ADDRESSES = 20_000
 export class FailedKeys {
   readonly #clock: Clock
   readonly #perMinute: number
-  readonly #counts = new LRUCache<string, { startMs: number; count: number }>({ max: MAX_ADDRESSES })
+  readonly #counts = new LRUCache<string, { startMs: number; count: number }>(atMost(MAX_ADDRESSES))
 
   /** @param perMinute 0 turns the limit off */
   constructor(deps: { clock: Clock }, options: { perMinute: number }) {

@@ -4,11 +4,11 @@ import { DomainError } from '../core/errors.ts'
 import type { Log } from '../core/log.ts'
 import { type Access, mayCall } from '../core/operation.ts'
 import { type Answer, failureAnswer, internalFailure } from '../proxy/answers.ts'
-import type { Sink } from '../proxy/call.ts'
 import { ROUTES, type Route } from '../proxy/routes.ts'
 import type { ProxyService } from '../proxy/service.ts'
 import type { Authenticator } from './auth.ts'
 import { clientAddress, type HttpContext, type HttpEnv, headerOf, jsonResponse, loggedPath, requestIdOf } from './http.ts'
+import { sinkOf } from './proxy-sink.ts'
 import { BASES } from './rest.ts'
 
 export type ProxyRouteDeps = { readonly proxy: ProxyService; readonly auth: Authenticator; readonly log: Log }
@@ -40,7 +40,7 @@ const METHOD_NOT_ALLOWED = new DomainError('method_not_allowed')
 function handlerOf(route: Route, { proxy, auth, log }: ProxyRouteDeps, bodies: BodyReader, options: ProxyRouteOptions) {
   return async (c: HttpContext): Promise<Response> => {
     const id = requestIdOf(c)
-    const { sink, hasStarted } = sinkOf(c, id)
+    const sink = sinkOf(c, id)
     let held = 0
     try {
       const { caller } = await auth.authenticate(ACCESS, credentialsOf(c, options))
@@ -64,7 +64,7 @@ function handlerOf(route: Route, { proxy, auth, log }: ProxyRouteDeps, bodies: B
     } catch (error) {
       const answer = failureAnswer(error, route.protocol)
       if (answer === null) log.error({ err: error, request_id: id, path: loggedPath(c.req.url) }, 'unexpected failure')
-      if (hasStarted()) sink.destroy()
+      if (sink.hasStarted) sink.destroy()
       else return respond(answer ?? internalFailure(route.protocol, id), id)
     } finally {
       bodies.release(held)
@@ -93,28 +93,6 @@ function queryWithoutKey(c: HttpContext): string {
   return query.size === 0 ? '' : `?${query}`
 }
 
-/** The client's connection as the proxy writes to it: past the framework, which would copy each chunk through web streams. */
-function sinkOf(c: HttpContext, id: string): { sink: Sink; hasStarted: () => boolean } {
-  const { outgoing } = c.env
-  if (outgoing === undefined) throw new Error('the proxy needs a connection to write to')
-  const sink: Sink = {
-    start(status, headers, isStream) {
-      const ours = isStream ? { 'x-accel-buffering': 'no' } : {}
-      outgoing.writeHead(status, { 'x-request-id': id, ...headers, ...ours })
-      if (isStream && 'flushHeaders' in outgoing) outgoing.flushHeaders()
-    },
-    write: (chunk) => outgoing.write(chunk),
-    onceDrained: (go) => void outgoing.once('drain', go),
-    end: () => void outgoing.end(),
-    destroy: () => void outgoing.destroy(),
-    onClosed: (gone) => void outgoing.once('close', gone),
-    get isClosed() {
-      return outgoing.destroyed || outgoing.writableEnded
-    },
-  }
-  return { sink, hasStarted: () => outgoing.headersSent }
-}
-
 /** Reads bodies as they are, each and all together bounded. */
 class BodyReader {
   readonly #options: ProxyRouteOptions
@@ -135,21 +113,33 @@ class BodyReader {
     if (encoding !== undefined && encoding !== 'identity')
       throw new DomainError('unsupported_media_type', { hint: 'Send the body without Content-Encoding.' })
     if (Number(headerOf(c, 'content-length') ?? 0) > this.#options.bodyLimit_bytes) throw new DomainError('payload_too_large')
-    const chunks: Buffer[] = []
-    let bytes = 0
-    try {
-      for await (const chunk of incoming as AsyncIterable<Buffer>) {
+    return new Promise((resolve, reject) => {
+      const chunks: Buffer[] = []
+      let bytes = 0
+      const refuse = (error: DomainError): void => {
+        ignore()
+        incoming.pause()
+        this.release(bytes)
+        reject(error)
+      }
+      const onData = (chunk: Buffer): void => {
         bytes += chunk.length
         this.#bytes += chunk.length
-        if (bytes > this.#options.bodyLimit_bytes) throw new DomainError('payload_too_large')
-        if (this.#bytes > this.#options.bodiesLimit_bytes) throw new DomainError('overloaded', { retryAfterSeconds: 1 })
-        chunks.push(chunk)
+        if (bytes > this.#options.bodyLimit_bytes) refuse(new DomainError('payload_too_large'))
+        else if (this.#bytes > this.#options.bodiesLimit_bytes) refuse(new DomainError('overloaded', { retryAfterSeconds: 1 }))
+        else chunks.push(chunk)
       }
-    } catch (cause) {
-      this.release(bytes)
-      throw cause instanceof DomainError ? cause : new DomainError('invalid_json', { cause })
-    }
-    return chunks.length === 1 && chunks[0] !== undefined ? chunks[0] : Buffer.concat(chunks)
+      const onEnd = (): void => {
+        ignore()
+        resolve(chunks.length === 1 && chunks[0] !== undefined ? chunks[0] : Buffer.concat(chunks))
+      }
+      const onGone = (cause?: unknown): void => refuse(new DomainError('invalid_json', { cause }))
+      const ignore = (): void => {
+        incoming.off('data', onData).off('end', onEnd).off('error', onGone).off('close', onGone)
+      }
+      if (incoming.destroyed) onGone()
+      else incoming.on('data', onData).on('end', onEnd).on('error', onGone).on('close', onGone)
+    })
   }
 
   release(bytes: number): void {

@@ -174,6 +174,12 @@ describeEachDatabase('what the proxy refuses', (openTestDatabase) => {
       const response = await small.post('/v1/chat/completions', body)
       expect([response.status, (await errorOf(response)).code]).toEqual([status, code])
     }
+    // One that does not say how long it is gets the answer too, whatever it still has to send.
+    const piece = new Uint8Array(256 * 1024).fill(0x20)
+    const endless = new ReadableStream({ pull: (controller) => controller.enqueue(piece) })
+    const headers = { authorization: `Bearer ${small.key}` }
+    const sending = { method: 'POST', headers, body: endless, duplex: 'half' } as const
+    expect((await fetch(`${small.origin}/v1/chat/completions`, sending)).status).toBe(413)
     expect((await small.post('/v1/chat/completions', CHAT, { 'content-encoding': 'gzip' })).status).toBe(415)
     expect((await fetch(`${small.origin}/v1/messages`)).status).toBe(405)
     expect((await fetch(`${small.origin}/v1/models`, { headers: { 'x-api-key': small.key } })).status).toBe(200)
