@@ -46,7 +46,11 @@ const server = createServer((request, response) => {
       return
     }
     response.write(DELTA)
-    const timer = setInterval(() => response.write(DELTA), every_ms)
+    let left = events > 0 ? events - 1 : Number.POSITIVE_INFINITY
+    const timer = setInterval(() => {
+      if (left-- > 0) response.write(DELTA)
+      else response.end(END)
+    }, every_ms)
     response.on('close', () => clearInterval(timer))
   })
 })

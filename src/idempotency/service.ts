@@ -6,14 +6,15 @@ import { uuidv7 } from '../core/ids.ts'
 import type { Guards, OnceRequest, OperationResult } from '../core/operation.ts'
 import type { Database } from '../db/client.ts'
 import { withDatabaseFailure } from '../db/failure.ts'
+import { Persistence } from './persistence.ts'
 import { noRoom, Room } from './room.ts'
 import {
+  type Claim,
   claimKeys,
   countRows,
   deleteRequest,
   findExpiry,
   findRequest,
-  type IdempotentRequest,
   insertRequest,
   type KeyAnswer,
   type KeyCheck,
@@ -42,6 +43,7 @@ export class IdempotencyService {
   readonly #checks: Batcher<KeyCheck, KeyAnswer>
   readonly #keyRoom: Room
   readonly #requestRoom: Room
+  readonly #persistence: Persistence
 
   constructor(deps: { database: Database; clock: Clock }, options: { maxBatch: number; maxQueue: number }) {
     this.#database = deps.database
@@ -50,6 +52,7 @@ export class IdempotencyService {
     this.#requestRoom = new Room(FREE_RESPONSES, (accountId, most) =>
       countRows(deps.database, 'idempotent_requests', accountId, most),
     )
+    this.#persistence = new Persistence(deps, options.maxQueue)
     this.#checks = new Batcher((checks) => this.#checkAll(checks), options)
   }
 
@@ -119,7 +122,7 @@ export class IdempotencyService {
     }
     const { accountId } = request
     const hasRoom = this.#requestRoom.has(accountId) || (await withDatabaseFailure(this.#requestRoom.look(accountId)))
-    if (hasRoom && (await withDatabaseFailure(insertRequest(this.#database, claim, now_ms)))) {
+    if (hasRoom && (await this.#insert(claim, now_ms))) {
       this.#requestRoom.took(accountId)
       return this.#run(request, claim, false, run)
     }
@@ -135,12 +138,17 @@ export class IdempotencyService {
     return this.#run(request, { ...stored, leaseMs: claim.leaseMs }, true, run)
   }
 
-  async #run(
-    request: OnceRequest,
-    claim: Omit<IdempotentRequest, 'status' | 'response'>,
-    resumed: boolean,
-    run: Parameters<Guards['once']>[1],
-  ): Promise<OperationResult> {
+  async #insert(claim: Claim, now_ms: number): Promise<boolean> {
+    try {
+      return await withDatabaseFailure(insertRequest(this.#database, claim, now_ms))
+    } catch (error) {
+      // It may be there all the same.
+      void this.#giveUp(claim)
+      throw error
+    }
+  }
+
+  async #run(request: OnceRequest, claim: Claim, resumed: boolean, run: Parameters<Guards['once']>[1]): Promise<OperationResult> {
     try {
       const result = await run(claim.operationId, resumed)
       await this.#store(request, claim, result)
@@ -151,25 +159,21 @@ export class IdempotencyService {
       // Refused before anything was decided, and worth another try: the key is free again. Not so when an earlier run may have done the work.
       else if (!resumed && error instanceof DomainError && (error.code === 'overloaded' || error.status < 500))
         await deleteRequest(this.#database, claim).catch(() => {})
-      // Nobody knows whether it was done: the next try finds out, at once instead of after the lease.
-      else await takeOverRequest(this.#database, claim, this.#clock.now()).catch(() => {})
+      else await this.#giveUp(claim)
       throw error
     }
   }
 
-  /** The work is done: if its response cannot be stored, a retry runs into the lease and then finds the work by its operation id. */
-  async #store(
-    request: OnceRequest,
-    claim: Omit<IdempotentRequest, 'status' | 'response'>,
-    result: OperationResult,
-  ): Promise<void> {
+  /** Nobody knows whether it was done: the next try finds out, at once instead of after the lease. */
+  #giveUp(claim: Claim): Promise<void> {
+    return this.#persistence.attempt(claim.leaseMs, () => takeOverRequest(this.#database, claim, this.#clock.now()))
+  }
+
+  /** The work is done. If its response is never stored, a retry runs into the lease and then finds the work by its operation id. */
+  #store(request: OnceRequest, claim: Claim, result: OperationResult): Promise<void> {
     const body = Buffer.from(JSON.stringify(result.body))
-    await storeResponse(
-      this.#database,
-      claim,
-      result.status,
-      request.sealWith === undefined ? body : seal(body, request.sealWith),
-    ).catch(() => {})
+    const response = request.sealWith === undefined ? body : seal(body, request.sealWith)
+    return this.#persistence.attempt(claim.leaseMs, () => storeResponse(this.#database, claim, result.status, response))
   }
 
   /** Housekeeping: removes at most `limit` expired rows of each kind. */

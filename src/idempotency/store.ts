@@ -46,7 +46,7 @@ export async function claimKeys(
 const nameOf = (check: KeyCheck): string => `${check.accountId} ${check.key}`
 
 export type IdempotentRequest = typeof idempotentRequests.$inferSelect
-type Claim = Pick<IdempotentRequest, 'accountId' | 'key' | 'fingerprint' | 'operationId' | 'leaseMs' | 'expiresMs'>
+export type Claim = Pick<IdempotentRequest, 'accountId' | 'key' | 'fingerprint' | 'operationId' | 'leaseMs' | 'expiresMs'>
 
 /** Takes a key for a first request; an expired row counts as none. @returns false when a live row is there */
 export async function insertRequest({ orm }: Database, claim: Claim, now_ms: number): Promise<boolean> {
@@ -82,6 +82,7 @@ export async function takeOverRequest({ orm }: Database, request: Claim, leaseMs
     .where(
       and(
         requestIs(request.accountId, request.key),
+        eq(idempotentRequests.operationId, request.operationId),
         eq(idempotentRequests.leaseMs, request.leaseMs),
         sql`${idempotentRequests.status} is null`,
       ),

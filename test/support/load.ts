@@ -145,8 +145,9 @@ export async function findDifferences(url: string): Promise<readonly Difference[
 /**
  * Makes the database itself record every committed change of an envelope that raised a spend above the limit of its window. A sum
  * that was exceeded for a moment and given back would not show in the final state.
+ * @returns reads the record, `from` a copy of the database where there is one
  */
-export async function watchOvershoot(sql: TestSql): Promise<(exceptAccountId: string) => Promise<string[]>> {
+export async function watchOvershoot(sql: TestSql): Promise<(exceptAccountId: string, from?: TestSql) => Promise<string[]>> {
   const checks = WINDOWS.map(
     (window) => `if new.spent_${window}_nanousd > old.spent_${window}_nanousd
       and new.spent_${window}_nanousd > greatest(old.limit_${window}_nanousd, new.limit_${window}_nanousd) then
@@ -158,8 +159,8 @@ export async function watchOvershoot(sql: TestSql): Promise<(exceptAccountId: st
     `create function record_overshoot() returns trigger language plpgsql as $$ begin ${checks.join('\n')} return null; end $$`,
   )
   await sql.unsafe('create trigger overshoot after update on envelopes for each row execute function record_overshoot()')
-  return async (exceptAccountId) => {
-    const rows = await sql`select * from overshoots where account_id <> ${exceptAccountId}`
+  return async (exceptAccountId, from = sql) => {
+    const rows = await from`select * from overshoots where account_id <> ${exceptAccountId}`
     return rows.map((row) => `${row.account_id} ${row.agent_id} ${row.window_name}: ${row.spent} of ${row.cap}`)
   }
 }

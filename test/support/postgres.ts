@@ -20,6 +20,7 @@ import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { delimiter, dirname, join, relative } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { copyCluster, followSettings } from './standby.ts'
 
 /** PostgreSQL refuses to run as root; root starts it as the system's `nobody`. */
 const NOBODY_ID = 65534
@@ -27,15 +28,20 @@ const START_TIMEOUT_MS = 60_000
 const STOP_TIMEOUT_MS = 30_000
 const START_ATTEMPTS = 5
 
-/** `smart` waits for clients, `fast` ends them, `immediate` is a crash: no checkpoint, the next start recovers from the log. */
-export type StopMode = 'smart' | 'fast' | 'immediate'
-const STOP_SIGNALS = { smart: 'SIGTERM', fast: 'SIGINT', immediate: 'SIGQUIT' } as const
+/**
+ * `smart` waits for clients, `fast` ends them, `immediate` is a crash: no checkpoint, the next start recovers from the log. `kill` is
+ * `kill -9` of every process of the server (on Linux; elsewhere of the first one, which the others follow).
+ */
+export type StopMode = 'smart' | 'fast' | 'immediate' | 'kill'
+const STOP_SIGNALS = { smart: 'SIGTERM', fast: 'SIGINT', immediate: 'SIGQUIT', kill: 'SIGKILL' } as const
 
 export type PostgresOptions = {
   /** A free one when left out. */
   readonly port?: number
   /** Kept when given; otherwise a temporary folder, removed by `remove` or when this process ends in any way. */
   readonly dataDir?: string
+  /** Begins as a copy of this running server and follows it by streaming; see standby.ts. */
+  readonly standbyOf?: { readonly url: string; readonly port: number; readonly dataDir: string }
   /** Server settings, as in `postgresql.conf`. Everything else is PostgreSQL's default, `fsync` included. */
   readonly settings?: Readonly<Record<string, string | number>>
 }
@@ -68,7 +74,8 @@ export async function startPostgres(options: PostgresOptions = {}): Promise<Post
     giveTo(identity, home)
     const dataDir = options.dataDir ?? join(home, 'data')
     const binaries = findBinaries(home, identity)
-    if (!existsSync(join(dataDir, 'PG_VERSION'))) createCluster(binaries, dataDir, identity)
+    if (options.standbyOf !== undefined) await copyCluster(options.standbyOf, dataDir, (path) => giveTo(identity, path))
+    else if (!existsSync(join(dataDir, 'PG_VERSION'))) createCluster(binaries, dataDir, identity)
     return await new Server(binaries, identity, home, dataDir, options).started()
   } catch (error) {
     removeHome()
@@ -137,7 +144,9 @@ class Server implements PostgresServer {
     const running = this.process
     if (running === undefined) return
     const exited = onceExited(running)
+    const children = mode === 'kill' ? childrenOf(this.pid) : []
     running.kill(STOP_SIGNALS[mode])
+    for (const pid of children) killIfThere(pid)
     const inTime = await Promise.race([exited.then(() => true), sleep(STOP_TIMEOUT_MS, false, { ref: false })])
     if (!inTime) {
       running.kill('SIGQUIT')
@@ -165,6 +174,7 @@ class Server implements PostgresServer {
       port: this.port,
       unix_socket_directories: '',
       max_connections: 200,
+      ...(this.options.standbyOf !== undefined && followSettings(this.options.standbyOf.port)),
       ...this.options.settings,
     }
     const args = Object.entries(settings).flatMap(([name, value]) => ['-c', `${name}=${value}`])
@@ -199,6 +209,29 @@ class Server implements PostgresServer {
       if (lines[0] === String(server.pid) && lines[7]?.trim() === 'ready') return
     }
     throw new Error(`PostgreSQL did not start on port ${this.port}:\n${this.log()}`)
+  }
+}
+
+function childrenOf(parent: number): number[] {
+  if (process.platform !== 'linux') return []
+  return readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name))
+    .map(Number)
+    .filter((pid) => {
+      try {
+        const stat = readFileSync(`/proc/${pid}/stat`, 'latin1')
+        return Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[1]) === parent
+      } catch {
+        return false // it has ended meanwhile
+      }
+    })
+}
+
+function killIfThere(pid: number): void {
+  try {
+    process.kill(pid, 'SIGKILL')
+  } catch {
+    // It has followed its parent already.
   }
 }
 
@@ -237,9 +270,9 @@ function serverEnvironment(): NodeJS.ProcessEnv {
   return { PATH: process.env.PATH, LC_ALL: 'C', TZ: 'UTC' }
 }
 
-function giveTo(identity: Identity, folder: string): void {
-  if (identity.uid !== undefined && identity.gid !== undefined) chownSync(folder, identity.uid, identity.gid)
-  chmodSync(folder, 0o700)
+function giveTo(identity: Identity, path: string): void {
+  if (identity.uid !== undefined && identity.gid !== undefined) chownSync(path, identity.uid, identity.gid)
+  chmodSync(path, 0o700)
 }
 
 /**

@@ -380,6 +380,39 @@ describeEachDatabase('the Idempotency-Key header', (openTestDatabase) => {
       }
     })
 
+    it('takes it up as soon as a database that was away can be told so, not after the lease', async () => {
+      const { guard } = newGuard()
+      const same = request('k')
+      const { sql } = test.database
+      const broken = guard.once(same, async () => {
+        await sql.unsafe('alter table idempotent_requests rename to away')
+        throw new DomainError('database_unavailable')
+      })
+      await expect(broken).rejects.toMatchObject({ code: 'database_unavailable' })
+      await sql.unsafe('alter table away rename to idempotent_requests')
+      const again = () =>
+        guard
+          .once(same, async (_id, resumed) => ({ status: 200, body: { resumed } }))
+          .then(
+            ({ body }) => body,
+            (error: unknown) => error,
+          )
+      await expect.poll(again).toEqual({ resumed: true })
+    })
+
+    it('replays what was answered while the database could not store it', async () => {
+      const { guard } = newGuard()
+      const same = request('k')
+      const { sql } = test.database
+      const first = await guard.once(same, async () => {
+        await sql.unsafe('alter table idempotent_requests rename to away')
+        return ok
+      })
+      await sql.unsafe('alter table away rename to idempotent_requests')
+      const again = () => guard.once(same, failing(new Error('ran twice'))).catch((error: unknown) => error)
+      await expect.poll(again).toEqual({ ...first, replayed: true })
+    })
+
     it('does not forget an interrupted run because the one that took it up was refused', async () => {
       const { guard } = newGuard()
       const same = request('k')

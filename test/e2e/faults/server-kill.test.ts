@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { Client } from '../support/client.ts'
-import { createTestDatabase, type TestDatabase } from '../support/databases.ts'
+import { Client } from '../../support/client.ts'
+import { createTestDatabase, type TestDatabase } from '../../support/databases.ts'
 import {
   deadlocksIn,
   findDifferences,
@@ -15,9 +15,9 @@ import {
   type TestSql,
   untilAnswered,
   watchOvershoot,
-} from '../support/load.ts'
-import { type Server, startServer } from '../support/server.ts'
-import { Workload } from '../support/workload.ts'
+} from '../../support/load.ts'
+import { type Server, startServer } from '../../support/server.ts'
+import { Workload } from '../../support/workload.ts'
 
 const KILLS = 4
 const WIDTH = 64

@@ -1,10 +1,10 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { Client, UnansweredError } from '../support/client.ts'
-import { findDifferences, findWrongBalances, keepBusy, openSql, pick, randomFrom, runSeed } from '../support/load.ts'
-import { type PostgresServer, startPostgres } from '../support/postgres.ts'
-import { type Server, startServer } from '../support/server.ts'
-import { Workload } from '../support/workload.ts'
+import { Client, UnansweredError } from '../../support/client.ts'
+import { findDifferences, findWrongBalances, keepBusy, openSql, pick, randomFrom, runSeed } from '../../support/load.ts'
+import { type PostgresServer, startPostgres } from '../../support/postgres.ts'
+import { type Server, startServer } from '../../support/server.ts'
+import { Workload } from '../../support/workload.ts'
 
 const WIDTH = 48
 const DOWN_MS = 1500
@@ -45,47 +45,50 @@ describe('a database that goes away under load', () => {
     )
   }
 
-  it.each(['fast', 'immediate'] as const)('answers 503 meanwhile, loses nothing and goes on by itself (%s)', async (mode) => {
-    const seed = runSeed()
-    const random = randomFrom(seed)
-    const workload = new Workload(() => pick(random, clients), random)
-    await workload.prepare()
-    const { key } = await clients[0]!.createAccount(1000)
+  it.each(['fast', 'immediate', 'kill'] as const)(
+    'answers 503 meanwhile, loses nothing and goes on by itself (%s)',
+    async (mode) => {
+      const seed = runSeed()
+      const random = randomFrom(seed)
+      const workload = new Workload(() => pick(random, clients), random)
+      await workload.prepare()
+      const { key } = await clients[0]!.createAccount(1000)
 
-    const stop = keepBusy(WIDTH, async () => {
-      const { refused } = workload
-      await workload.step()
-      if (workload.refused > refused) await sleep(20)
-    })
-    await sleep(1000)
-    await postgres.stop(mode)
-    await sleep(DOWN_MS)
-    await postgres.restart()
-    const resumed = await resumption(key)
-    await sleep(1000)
-    await postgres.restart(mode)
-    const again = await resumption(key)
-    await sleep(500)
-    await stop()
-    console.log(
-      `seed ${seed} ${mode}: ${workload.answered} answered, ${workload.refused} refused, slowest ${Math.round(workload.slowest_ms)} ms, resumed after ${resumed} ms and ${again} ms`,
-    )
+      const stop = keepBusy(WIDTH, async () => {
+        const { refused } = workload
+        await workload.step()
+        if (workload.refused > refused) await sleep(20)
+      })
+      await sleep(1000)
+      await postgres.stop(mode)
+      await sleep(DOWN_MS)
+      await postgres.restart()
+      const resumed = await resumption(key)
+      await sleep(1000)
+      await postgres.restart(mode)
+      const again = await resumption(key)
+      await sleep(500)
+      await stop()
+      console.log(
+        `seed ${seed} ${mode}: ${workload.answered} answered, ${workload.refused} refused, slowest ${Math.round(workload.slowest_ms)} ms, resumed after ${resumed} ms and ${again} ms`,
+      )
 
-    expect(workload.faults).toEqual([])
-    expect(workload.unanswered).toBe(0)
-    expect(workload.refused).toBeGreaterThan(WIDTH)
-    expect(workload.approved.size).toBeGreaterThan(100)
-    expect(workload.slowest_ms).toBeLessThan(LONGEST_MS)
-    const sql = openSql(postgres.url)
-    try {
-      expect(await workload.disagreements(sql, false)).toEqual([])
-      expect(await findWrongBalances(sql)).toEqual([])
-      expect(await findDifferences(postgres.url)).toEqual([])
-    } finally {
-      await sql.end()
-    }
-    for (const server of servers) expect(server.logs()).not.toContain('unexpected failure')
-  })
+      expect(workload.faults).toEqual([])
+      expect(workload.unanswered).toBe(0)
+      expect(workload.refused).toBeGreaterThan(WIDTH)
+      expect(workload.approved.size).toBeGreaterThan(100)
+      expect(workload.slowest_ms).toBeLessThan(LONGEST_MS)
+      const sql = openSql(postgres.url)
+      try {
+        expect(await workload.disagreements(sql, false)).toEqual([])
+        expect(await findWrongBalances(sql)).toEqual([])
+        expect(await findDifferences(postgres.url)).toEqual([])
+      } finally {
+        await sql.end()
+      }
+      for (const server of servers) expect(server.logs()).not.toContain('unexpected failure')
+    },
+  )
 
   it('answers every kind of request while the database is down', async () => {
     const [client] = clients
