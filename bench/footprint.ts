@@ -79,8 +79,12 @@ async function walOf(url: string): Promise<{ bytes: number; images: number; reco
       `select wal_bytes::float8 as bytes, wal_fpi::float8 as images, wal_records::float8 as records,
          (select xact_commit::float8 from pg_stat_database where datname = current_database()) as commits from pg_stat_wal`,
     )
-    const { bytes, images, records, commits } = row as Record<'bytes' | 'images' | 'records' | 'commits', number>
-    return { bytes, images, records, commits }
+    return {
+      bytes: Number(row?.bytes),
+      images: Number(row?.images),
+      records: Number(row?.records),
+      commits: Number(row?.commits),
+    }
   })
 }
 
