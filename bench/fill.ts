@@ -45,6 +45,11 @@ export function accountStatements({ first, accounts, agents }: AccountRange): st
   ]
 }
 
+/** The ledger's side of these accounts' operations, where the books are checked afterwards. */
+export const grantStatement = ({ first, accounts }: AccountRange): string =>
+  `insert into ledger (account_id, entry_id, kind, ops_delta, amount_nanousd, detail, at_ms)
+   select md5('bench-' || i)::uuid, md5('grant-' || i)::uuid, 'grant', ${OPS}, 0, '', 0 from generate_series(${first}, ${first + accounts - 1}) i`
+
 export const rateStatement = (account: number): string =>
   `insert into rate_envelopes (account_id, agent_id, provider, model, requests_per_minute, window_start_ms, requests_in_window)
    values (md5('bench-${account}')::uuid, 'agent-0', '${PROVIDER}', '${MODEL}', 2000000000, 0, 0)`

@@ -1,5 +1,5 @@
 import { mkdirSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { dirname } from 'node:path'
 import type { Machine } from './machine.ts'
 import type { Sample } from './measure.ts'
 import { median } from './statistics.ts'
@@ -83,8 +83,8 @@ export class Report {
     this.#targets.push(target)
   }
 
-  /** Prints the targets and writes latest.md and latest.json. */
-  finish(machine: Machine, run: { command: string; rounds: number; startedAt: Date }, folder: string | null): void {
+  /** Prints the targets and writes them with all tables. @param file path without the endings .md and .json; null writes nothing */
+  finish(machine: Machine, run: { command: string; rounds: number; startedAt: Date }, file: string | null): void {
     const targets: Table = {
       title: 'Targets',
       note: '',
@@ -92,8 +92,8 @@ export class Report {
       rows: this.#targets.map(({ what, wanted, measured, isMet }) => [what, wanted, measured, isMet ? 'met' : 'MISSED']),
     }
     if (this.#targets.length > 0) console.log(`\n${textOf(targets)}`)
-    if (folder === null) return
-    mkdirSync(folder, { recursive: true })
+    if (file === null) return
+    mkdirSync(dirname(file), { recursive: true })
     const head = [
       '# Benchmark results',
       '',
@@ -103,7 +103,7 @@ export class Report {
     ]
     const tables = this.#targets.length > 0 ? [targets, ...this.#tables] : this.#tables
     const notes = this.#notes.length > 0 ? ['## Notes', '', ...this.#notes.map((note) => `- ${note}`), ''] : []
-    writeFileSync(join(folder, 'latest.md'), [...head, ...tables.map(markdownOf), ...notes].join('\n'))
+    writeFileSync(`${file}.md`, [...head, ...tables.map(markdownOf), ...notes].join('\n'))
     const json = {
       machine,
       command: run.command,
@@ -114,7 +114,7 @@ export class Report {
       tables: this.#tables,
       samples: this.#samples,
     }
-    writeFileSync(join(folder, 'latest.json'), `${JSON.stringify(json, rounded, 1)}\n`)
+    writeFileSync(`${file}.json`, `${JSON.stringify(json, rounded, 1)}\n`)
   }
 }
 

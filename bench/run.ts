@@ -7,6 +7,7 @@ import { startPostgres } from '../test/support/postgres.ts'
 import { startCommits } from './commits.ts'
 import type { Context, Effort } from './context.ts'
 import { onDatabase } from './fill.ts'
+import { footprint } from './footprint.ts'
 import { forecast } from './forecast.ts'
 import { humans } from './humans.ts'
 import { latency } from './latency.ts'
@@ -17,6 +18,7 @@ import { memory } from './memory.ts'
 import { proxy } from './proxy.ts'
 import { Report } from './report.ts'
 import { scale } from './scale.ts'
+import { scaleOut } from './scale-out.ts'
 import { Cleanup } from './servers.ts'
 import { start } from './start.ts'
 import { throughput } from './throughput.ts'
@@ -25,12 +27,13 @@ const USAGE = `npm run bench -- [options]
 
   --quick           about two minutes: start, throughput and latency only, fewer variants, shorter bursts; not saved
   --full            ten million stored clearances, more rounds (an hour)
-  --only NAME       one section (throughput, latency, proxy, scale, humans, start, memory, forecast), or the throughput variants whose name contains NAME
+  --only NAME       one section (throughput, latency, proxy, scale, scale-out, footprint, humans, start, memory, forecast), or the throughput variants whose name contains NAME
   --stored COUNT    how many clearances the "scale" section stores
   --clearances COUNT  over how many clearances the "memory" section watches
   --rounds COUNT    how often each variant is measured
   --verbose         every burst as it ends
   --no-build        use the dist folder as it is
+  --save            keep the result of one section too, as bench/results/SECTION.md
   --no-save         leave bench/results as they are
 `
 
@@ -63,7 +66,7 @@ const EFFORTS: Record<Effort['name'], Effort> = {
     starts: 5,
   },
 }
-const SECTIONS = { start, throughput, latency, proxy, scale, humans, memory, forecast } as const
+const SECTIONS = { start, throughput, latency, proxy, scale, 'scale-out': scaleOut, footprint, humans, memory, forecast } as const
 const QUICK_SECTIONS = ['start', 'throughput', 'latency'] as const
 const ROOT = join(import.meta.dirname, '..')
 
@@ -78,6 +81,7 @@ async function main(): Promise<void> {
       rounds: { type: 'string' },
       verbose: { type: 'boolean' },
       'no-build': { type: 'boolean' },
+      save: { type: 'boolean' },
       'no-save': { type: 'boolean' },
       help: { type: 'boolean' },
     },
@@ -137,7 +141,9 @@ async function main(): Promise<void> {
       console.log(`\n${name} …`)
       await SECTIONS[name](context)
     }
-    const results = values['no-save'] || values.quick || only !== '' ? null : join(import.meta.dirname, 'results')
+    const isWhole = !values['no-save'] && !values.quick && only === ''
+    const isOneKept = values.save && only !== '' && !isVariant
+    const results = isWhole || isOneKept ? join(import.meta.dirname, 'results', isWhole ? 'latest' : only) : null
     report.finish(
       describeMachine(version),
       {

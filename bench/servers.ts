@@ -2,10 +2,13 @@ import { type ChildProcess, fork, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { createServer } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
+import type { BalancerOptions } from '../test/support/balancer.ts'
 import { processCpu_us } from './machine.ts'
 
 const START_TIMEOUT_MS = 30_000
 const STOP_TIMEOUT_MS = 15_000
+
+type Started = { readonly port: number; readonly ports?: readonly number[] }
 
 export type RunningServer = {
   readonly port: number
@@ -92,15 +95,31 @@ export const startProvider = (): Promise<RunningServer> => startHelper(new URL('
 
 /** The pipe of pipe-server.ts in front of a provider. */
 export const startPipe = (providerPort: number): Promise<RunningServer> =>
-  startHelper(new URL('./pipe-server.ts', import.meta.url), String(providerPort))
+  startHelper(new URL('./pipe-server.ts', import.meta.url), [String(providerPort)])
+
+/** The balancers of balancer-process.ts, all in one process. */
+export async function startBalancers(
+  options: readonly BalancerOptions[],
+): Promise<RunningServer & { readonly ports: readonly number[] }> {
+  let ports: readonly number[] = []
+  const running = await startHelper(new URL('./balancer-process.ts', import.meta.url), [JSON.stringify(options)], (message) => {
+    ports = message.ports ?? []
+  })
+  return { ...running, ports }
+}
 
 /** A server of the benchmark's own, which says on which port it listens. */
-async function startHelper(module: URL, ...parameters: string[]): Promise<RunningServer> {
+async function startHelper(
+  module: URL,
+  parameters: string[] = [],
+  onStarted: (message: Started) => void = () => {},
+): Promise<RunningServer> {
   const startedAt = performance.now()
   const child = fork(module, parameters, { execArgv: ['--import', 'tsx'] })
-  const [{ port }] = (await once(child, 'message')) as [{ port: number }]
+  const [message] = (await once(child, 'message')) as [Started]
+  onStarted(message)
   return {
-    port,
+    port: message.port,
     pid: pidOf(child),
     started_ms: performance.now() - startedAt,
     startCpu_us: processCpu_us(pidOf(child)),

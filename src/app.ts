@@ -139,6 +139,8 @@ export type App = {
   start(): Promise<void>
   /** How many dashboards follow events here. */
   readonly following: () => number
+  /** From now on `/ready` sends balancers to other processes; everything else goes on. */
+  leave(): void
   /** Lets go whoever waits for a decision, so that their connections can end. */
   release(): void
   /** Waits for decisions under way and ends background work. */
@@ -300,7 +302,12 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     const { loadedMs, problems } = governance?.status ?? { loadedMs: null, problems: [] }
     return problems.length > 0 ? ('unusable' as const) : loadedMs === null ? null : ('ok' as const)
   }
-  mountDiscovery(app, { operations, document, ping: deps.database.ping, governanceFile, log }, { version: VERSION, origin })
+  let isLeaving = false
+  mountDiscovery(
+    app,
+    { operations, document, ping: deps.database.ping, governanceFile, isLeaving: () => isLeaving, log },
+    { version: VERSION, origin },
+  )
   mountMetrics(app, { metrics, auth, log }, { isPublic: config.METRICS_PUBLIC, trustedProxies: config.TRUST_PROXY })
   const siteScript = servedScript('site')
   const callFrom = (c: HttpContext, caller: Caller) => ({ caller, ip: clientAddress(c, config.TRUST_PROXY) })
@@ -401,6 +408,9 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
       sealer.start()
       metrics.start()
       figures.start()
+    },
+    leave() {
+      isLeaving = true
     },
     release() {
       waiters.release()

@@ -140,6 +140,7 @@ const environmentSchema = z.object({
   PROXY_MAX_CALLS: count(5_000, 1, 1_000_000),
   PROXY_MAX_REPEATS: count(20, 0, 10_000),
   STREAM_CUTOFF: flag(false),
+  DRAIN_NOTICE_SECONDS: count(0, 0, 3_600),
   DRAIN_SECONDS: count(8, 1, 3_600),
   RGF_FILE: z.string().min(1).optional(),
   RGF_JOURNAL_DIR: z.string().min(1).default('.gvnr-journal'),

@@ -1,5 +1,6 @@
 import type { ServerResponse } from 'node:http'
 import { Server as NetServer } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { type ServerType, serve } from '@hono/node-server'
 import { createApp } from './app.ts'
 import { ConfigError, readConfig } from './config.ts'
@@ -74,17 +75,22 @@ async function main(): Promise<void> {
     process.exit(1)
   })
 
+  const notice_ms = config.DRAIN_NOTICE_SECONDS * 1000
   const drain_ms = config.DRAIN_SECONDS * 1000
+  const impatience = new AbortController()
   let stopping = false
   server.prependListener('request', (_request: unknown, response: ServerResponse) => {
     // A client that keeps its connection busy must not keep this process alive: its next answer is the last one there.
     if (stopping) response.shouldKeepAlive = false
   })
   const stop = async (signal: string): Promise<void> => {
-    if (stopping) return
+    if (stopping) return impatience.abort()
     stopping = true
     log.info({ signal }, 'stopping: finishing requests under way')
-    setTimeout(() => process.exit(1), drain_ms + CLOSE_MS).unref()
+    setTimeout(() => process.exit(1), notice_ms + drain_ms + CLOSE_MS).unref()
+    app.leave()
+    // Balancers look every few seconds: until they have, what they send is answered as ever. A second signal cuts this short.
+    await sleep(notice_ms, undefined, { signal: impatience.signal }).catch(() => {})
     app.release()
     await drain(server, drain_ms)
     await app.stop()

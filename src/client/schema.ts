@@ -1188,6 +1188,7 @@ export interface components {
         | 'rate_limited'
         | 'internal_error'
         | 'overloaded'
+        | 'stopping'
         | 'database_unavailable'
       /** @description What to do next */
       hint: string

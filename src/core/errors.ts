@@ -113,6 +113,7 @@ const CODES = {
     true,
     'The server is at capacity. Wait as long as Retry-After says and try again with the same Idempotency-Key.',
   ],
+  stopping: [503, true, 'This process is about to end. Send what comes next to another one.'],
   database_unavailable: [
     503,
     true,

@@ -17,6 +17,8 @@ export type DiscoveryDeps<D> = {
   readonly ping: () => Promise<void>
   /** Whether the governance file on disk is the one in force; null without one. */
   readonly governanceFile?: () => 'ok' | 'unusable' | null
+  /** Whether this process is about to end: it still answers, and wants no new connections. */
+  readonly isLeaving?: () => boolean
   readonly log: Log
 }
 export type DiscoveryOptions = { readonly version: string; readonly origin: (c: HttpContext) => string }
@@ -31,6 +33,7 @@ export function mountDiscovery<D>(app: Hono<HttpEnv>, deps: DiscoveryDeps<D>, op
   app.get('/health', (c) => jsonResponse(200, { ok: true }, requestIdOf(c)))
   app.get('/ready', async (c) => {
     const id = requestIdOf(c)
+    if (deps.isLeaving?.()) return errorResponse(new DomainError('stopping', { details: { ok: false } }), id, deps.log)
     const failure = await answers()
     const file = deps.governanceFile?.() ?? null
     if (failure === null)

@@ -11,6 +11,8 @@ import { ADMIN_SECRET, type Server, startServer } from '../support/server.ts'
 const CASES = Number(process.env.E2E_FUZZ ?? 4000)
 const WIDTH = 32
 const LONGEST_MS = 10_000
+/** As slow as two cores that others use as well may make a case. */
+const CASE_MS = 20
 /** What the process may grow by: caches are bounded, and V8 lets garbage lie for a while. */
 const GROWTH_KB = 400_000
 
@@ -317,33 +319,39 @@ describe.each(['postgres', 'pglite'] as const)('whatever is sent [%s]', (kind: D
 
   const residentKb = () => Number(execFileSync('ps', ['-o', 'rss=', '-p', String(server.pid)]).toString())
 
-  it(`is answered below 500, in JSON and at once (${CASES} cases)`, async () => {
-    const seed = runSeed()
-    const random = randomFrom(seed)
-    const before_kb = residentKb()
-    const faults: unknown[] = []
-    const statuses = new Map<number, number>()
-    await spread(CASES, WIDTH, async () => {
-      const one = caseOf(random)
-      try {
-        const received = await send(one)
-        statuses.set(received.status, (statuses.get(received.status) ?? 0) + 1)
-        const problem = fault(received, one.path)
-        if (problem !== undefined)
-          faults.push({ problem, method: one.method, path: one.path.slice(0, 200), body: one.body.slice(0, 300) })
-      } catch (error) {
-        faults.push({ problem: String(error), method: one.method, path: one.path.slice(0, 200), body: one.body.slice(0, 300) })
-      }
-    })
-    const grown_kb = residentKb() - before_kb
-    console.log(
-      `seed ${seed}: ${JSON.stringify(Object.fromEntries([...statuses].sort()))}, grown by ${Math.round(grown_kb / 1024)} MB`,
-    )
-    expect(faults.slice(0, 5)).toEqual([])
-    expect(statuses.get(200)).toBeGreaterThan(CASES / 50)
-    expect(statuses.get(400)).toBeGreaterThan(CASES / 50)
-    expect(grown_kb).toBeLessThan(GROWTH_KB)
-    expect(server.logs()).not.toContain('unexpected failure')
-    expect((await client.send({ method: 'GET', path: '/v1/account', key })).status).toBe(200)
-  })
+  it(
+    `is answered below 500, in JSON and at once (${CASES} cases)`,
+    async () => {
+      const seed = runSeed()
+      const random = randomFrom(seed)
+      const before_kb = residentKb()
+      const faults: unknown[] = []
+      const statuses = new Map<number, number>()
+      let slowest_ms = 0
+      await spread(CASES, WIDTH, async () => {
+        const one = caseOf(random)
+        try {
+          const received = await send(one)
+          slowest_ms = Math.max(slowest_ms, received.took_ms)
+          statuses.set(received.status, (statuses.get(received.status) ?? 0) + 1)
+          const problem = fault(received, one.path)
+          if (problem !== undefined)
+            faults.push({ problem, method: one.method, path: one.path.slice(0, 200), body: one.body.slice(0, 300) })
+        } catch (error) {
+          faults.push({ problem: String(error), method: one.method, path: one.path.slice(0, 200), body: one.body.slice(0, 300) })
+        }
+      })
+      const grown_kb = residentKb() - before_kb
+      console.log(
+        `seed ${seed} [${kind}]: ${JSON.stringify(Object.fromEntries([...statuses].sort()))}, slowest ${Math.round(slowest_ms)} ms, grown by ${Math.round(grown_kb / 1024)} MB`,
+      )
+      expect(faults.slice(0, 5)).toEqual([])
+      expect(statuses.get(200)).toBeGreaterThan(CASES / 50)
+      expect(statuses.get(400)).toBeGreaterThan(CASES / 50)
+      expect(grown_kb).toBeLessThan(GROWTH_KB)
+      expect(server.logs()).not.toContain('unexpected failure')
+      expect((await client.send({ method: 'GET', path: '/v1/account', key })).status).toBe(200)
+    },
+    60_000 + CASES * CASE_MS,
+  )
 })

@@ -20,6 +20,8 @@ export type ServerOptions = {
   readonly databaseUrl?: string | undefined
   /** Kept when given; otherwise a temporary folder that `stop` deletes. */
   readonly dataDir?: string | undefined
+  /** Another built server than this one. */
+  readonly main?: string
   /** More environment variables; they win over the defaults below. */
   readonly env?: Readonly<Record<string, string>>
 }
@@ -131,8 +133,9 @@ class ServerProcess implements Server {
 }
 
 function launch(options: ServerOptions, port: string, output: string[]): ChildProcess {
-  if (!existsSync(MAIN)) throw new Error(`${MAIN} is missing: run node scripts/build.mjs first`)
-  const child = spawn(process.execPath, [MAIN], {
+  const main = options.main ?? MAIN
+  if (!existsSync(main)) throw new Error(`${main} is missing: run node scripts/build.mjs first`)
+  const child = spawn(process.execPath, [main], {
     cwd: ROOT,
     // Nothing of the caller's own configuration may reach the server.
     env: {

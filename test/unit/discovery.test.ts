@@ -64,6 +64,21 @@ describe('/ready', () => {
     expect((await app.request('/ready')).status).toBe(200)
   })
 
+  it('is 503 without asking the database while the process is about to end', async () => {
+    const app = new Hono<HttpEnv>()
+    const ping = () => Promise.reject(new Error('asked'))
+    const isLeaving = () => true
+    mountDiscovery(
+      app,
+      { operations, document, ping, isLeaving, log: createLog('silent') },
+      { version: VERSION, origin: () => ORIGIN },
+    )
+    const response = await app.request('/ready')
+    expect(response.status).toBe(503)
+    expect(await json(response)).toMatchObject({ ok: false, error: 'stopping', retryable: true })
+    expect((await app.request('/health')).status).toBe(200)
+  })
+
   it('gives up after a second when the database hangs, and never asks it twice at once', async () => {
     let pings = 0
     let answer = (): void => {}

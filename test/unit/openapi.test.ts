@@ -60,6 +60,7 @@ describe('openapi.json', () => {
       'request_timeout',
       'expectation_failed',
       'method_not_allowed',
+      'stopping',
     ])
   })
 

@@ -1,4 +1,6 @@
-import { existsSync, readFileSync } from 'node:fs'
+import { spawnSync } from 'node:child_process'
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { DCLinter } from 'dclint'
 import { validate } from 'dockerfile-utils'
@@ -78,6 +80,24 @@ describe('packaging/gvnr.service', () => {
       expect(unit.split('\n')).toContain(line)
     expect(unit).toMatch(/^ExecStart=.*\/gvnr\/dist\/cli\.js start$/m)
     for (const line of unit.split('\n')) expect(line).toMatch(/^$|^#|^\[\w+\]$|^[A-Z]\w+=/)
+  })
+})
+
+const SYSTEMD = '/usr/bin/systemd-analyze'
+
+describe.runIf(existsSync(SYSTEMD))('what systemd says of packaging/gvnr.service', () => {
+  const said = (...parameters: string[]) => spawnSync(SYSTEMD, parameters, { encoding: 'utf8' })
+
+  it('is nothing, and of a mistake something', () => {
+    const verified = said('verify', join(ROOT, 'packaging/gvnr.service'))
+    expect([verified.status, verified.stderr.replaceAll(/^.*(?:SYSTEMD_UNIT_PATH|Failed to connect).*$/gm, '').trim()]).toEqual([
+      0,
+      '',
+    ])
+    const folder = mkdtempSync(join(tmpdir(), 'gvnr-unit-'))
+    writeFileSync(join(folder, 'bad.service'), read('packaging/gvnr.service').replace('ProtectHome=yes', 'ProtectHome=maybe'))
+    expect(said('verify', join(folder, 'bad.service')).stderr).toContain('protect home')
+    rmSync(folder, { recursive: true })
   })
 })
 

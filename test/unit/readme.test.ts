@@ -88,7 +88,7 @@ describe.each([
   it('names only files and npm scripts that exist', () => {
     const { scripts } = JSON.parse(read('package.json')) as { scripts: Record<string, string> }
     const files = [...content.matchAll(/`((?:src|test|scripts|migrations|bench|docs)\/[\w./-]+)`/g)].map(([, file]) => file!)
-    const named = [...content.matchAll(/npm run ([\w:]+)/g)].map(([, script]) => script!)
+    const named = [...content.matchAll(/npm run ([\w:-]+)/g)].map(([, script]) => script!)
     expect(files.filter((file) => !existsSync(join(ROOT, file)))).toEqual([])
     expect(named.filter((script) => scripts[script] === undefined)).toEqual([])
   })
