@@ -163,8 +163,6 @@ function isNamed(key: string, { segments, canonical }: ModelNames): boolean {
 function compilePinnedPrices(dataset: Dataset) {
   const pinnedTable = createPrefixTable(
     PINNED_PRICES.map((pinned) => [pinned.id, untiered(pinnedRate(pinned, dataset))] as const),
-    // `gpt-4o-minimal` is no `gpt-4o-mini`: a misspelled id must not get the price of a cheaper model.
-    { wholeWords: true },
   )
   const variants = new Map<string, TieredRate>()
   for (const { provider, spelling, price } of dataset.spellings()) {

@@ -50,11 +50,8 @@ export function withoutDate(name: string): string {
 /** Finds the longest stored key that an id starts with, in one map access per distinct key length. */
 export type PrefixTable<T> = { find(id: string): { readonly key: string; readonly value: T } | undefined }
 
-/** Compiles keys for longest-prefix lookup; of equal keys the last one stands. With `wholeWords`, a key ends where a word of the id ends. */
-export function createPrefixTable<T>(
-  entries: Iterable<readonly [key: string, value: T]>,
-  { wholeWords = false } = {},
-): PrefixTable<T> {
+/** Compiles keys for longest-prefix lookup; of equal keys the last one stands. */
+export function createPrefixTable<T>(entries: Iterable<readonly [key: string, value: T]>): PrefixTable<T> {
   const byKey = new Map<string, { key: string; value: T }>()
   for (const [key, value] of entries) byKey.set(key, { key, value })
   const lengths = [...new Set([...byKey.keys()].map((key) => key.length))].sort((a, b) => b - a)
@@ -62,7 +59,7 @@ export function createPrefixTable<T>(
     find(id) {
       for (const length of lengths) {
         const found = length <= id.length ? byKey.get(id.slice(0, length)) : undefined
-        if (found && !(wholeWords && /[a-z0-9]/.test(id.charAt(length)))) return found
+        if (found) return found
       }
       return undefined
     },
