@@ -175,9 +175,17 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
   const engine: DecisionEngine = new DecisionEngine({ ...deps, companions, observer, policy }, { lanes: config.LANES, ...QUEUE })
   const budgets = new BudgetService({ ...deps, engine, catalogue, policy })
   const outage =
-    governance && new OutageBook({ ...deps, governance, book: budgets.bookAfterwards.bind(budgets) }, config.RGF_JOURNAL_DIR)
-  const bookings = new BookingService({ budgets, outage: outage ?? { allow: async () => false } })
-  const keys = new KeyResolver(deps, { ...QUEUE, trustKnown: () => governance?.failSafe === 'allow' })
+    governance &&
+    new OutageBook(
+      { ...deps, governance, book: budgets.bookAfterwards.bind(budgets), ping: deps.database.ping },
+      config.RGF_JOURNAL_DIR,
+    )
+  const bookings = new BookingService({ budgets, outage: outage ?? NO_OUTAGE })
+  const keys = new KeyResolver(deps, {
+    ...QUEUE,
+    trustKnown: () => governance?.failSafe === 'allow',
+    isAway: () => outage?.isAway ?? false,
+  })
   const accounts = new AccountService(
     { ...deps, keys, quota: budgets, events: notifications, changes: audit },
     { trialOps: config.SIGNUP_TRIAL_OPS },
@@ -208,6 +216,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
       budgets,
       rates,
       catalogue: () => prices.current,
+      outage: outage ?? NO_OUTAGE,
       policy: options.proxy?.policy ?? proxyPolicy({ ...deps, policy, budgets }),
     },
     { ...proxySettings(config), ...(options.proxy?.renew_ms !== undefined && { renew_ms: options.proxy.renew_ms }) },
@@ -396,8 +405,9 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
       await prices.stop()
       await waiters.stop()
       await governance?.stop()
-      await outage?.stop()
       await proxy.stop(PROXY_SETTLE_MS)
+      // After the proxy, which notes there what its last calls cost.
+      await outage?.stop()
       dashboardPages.release()
       await engine.settled()
       await notifications.settled()
@@ -438,6 +448,9 @@ async function paymentFigures(billing: BillingService): Promise<Readonly<Record<
     unattributed_payments: Number(totals?.unattributed ?? 0),
   }
 }
+
+/** Without a governance file nothing goes on while the database is away. */
+const NO_OUTAGE = { isAway: false, covers: () => false, allow: async () => false, settle: async () => {} }
 
 /** The domain of a mail address, with or without a name before it; for message ids. */
 const domainOf = (from: string | undefined): string => /@([\w.-]+)>?\s*$/.exec(from ?? '')?.[1] ?? 'localhost'

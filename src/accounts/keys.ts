@@ -44,6 +44,7 @@ export class KeyResolver {
     noDeleteOnStaleGet: true,
   })
   readonly #trustKnown: () => boolean
+  readonly #isAway: () => boolean
   readonly #unknown = new LRUCache<string, true>({ max: UNKNOWN_KEYS, ttl: UNKNOWN_TTL_MS, ttlResolution: TTL_RESOLUTION_MS })
   readonly #lookups: Batcher<Buffer, ApiKeyRow | null>
   readonly #used = new Map<string, { accountId: string; keyId: string; usedMs: number }>()
@@ -53,16 +54,20 @@ export class KeyResolver {
   #timers: NodeJS.Timeout[] = []
   #unlisten: (() => Promise<void>) | undefined
 
-  /** @param options `trustKnown` whether a key that was good when last looked at stands while the database cannot be asked */
+  /**
+   * @param options `trustKnown` whether a key that was good when last looked at stands while the database cannot be asked; `isAway` whether
+   * asking it is known to be in vain
+   */
   constructor(
     deps: { database: Database; clock: Clock; log: Log },
-    options: { maxBatch: number; maxQueue: number; trustKnown?: () => boolean },
+    options: { maxBatch: number; maxQueue: number; trustKnown?: () => boolean; isAway?: () => boolean },
   ) {
     this.#database = deps.database
     this.#clock = deps.clock
     this.#log = deps.log
     this.#polledMs = deps.clock.now()
     this.#trustKnown = options.trustKnown ?? (() => false)
+    this.#isAway = options.isAway ?? (() => false)
     this.#lookups = new Batcher((hashes) => this.#lookUp(hashes), options)
   }
 
@@ -91,7 +96,7 @@ export class KeyResolver {
   resolve(key: string): KeyCaller | null | Promise<KeyCaller | null> {
     if (!KEY.test(key)) return null
     const name = hash('sha256', key, 'base64')
-    const known = this.#known.get(name)
+    const known = this.#isAway() && this.#trustKnown() ? this.#known.get(name, { allowStale: true }) : this.#known.get(name)
     if (known) return this.#ifLive(known.caller)
     return this.#unknown.has(name) ? null : this.#resolveFromDatabase(name)
   }

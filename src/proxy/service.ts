@@ -1,8 +1,8 @@
 import { hash } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Agent } from 'undici'
-import type { BudgetService } from '../budgets/service.ts'
-import type { LoopLimit } from '../budgets/state.ts'
+import type { BudgetService, Purchase, Refusal } from '../budgets/service.ts'
+import type { Approval, LoopLimit } from '../budgets/state.ts'
 import type { Clock } from '../core/clock.ts'
 import { DomainError } from '../core/errors.ts'
 import { uuidv7 } from '../core/ids.ts'
@@ -32,6 +32,22 @@ export type PolicyQuestion = {
 }
 export type Policy = (accountId: string, question: PolicyQuestion) => PolicyRefusal | null | Promise<PolicyRefusal | null>
 
+/** What may go on while the database cannot be reached (governance room). */
+export type Outage = {
+  /** Whether asking the database is known to be in vain. */
+  readonly isAway: boolean
+  covers(agentId: string, asked: { readonly model: string; readonly maxTokens: number }): boolean
+  /** @param options `isOpen`: `settle` will say what it really cost */
+  allow(
+    accountId: string,
+    operationId: string,
+    purchase: Purchase,
+    asked: { readonly model: string; readonly maxTokens: number },
+    options: { readonly isOpen: true },
+  ): Promise<boolean>
+  settle(operationId: string, cost: Nanousd, detail: string): Promise<void>
+}
+
 export type ProxyDeps = {
   readonly budgets: BudgetService
   readonly rates: RateService
@@ -40,6 +56,7 @@ export type ProxyDeps = {
   readonly clock: Clock
   readonly log: Log
   readonly policy: Policy
+  readonly outage: Outage
 }
 export type ProxySettings = {
   readonly upstreams: readonly Upstream[]
@@ -70,6 +87,7 @@ export type ProxyRequest = {
 const HOLD_MS = 120_000
 const RENEW_MS = 30_000
 const CONNECT_TIMEOUT_MS = 10_000
+/** While the database is away the last one repeats; what is left of other failures ends with it. */
 const SETTLE_DELAYS_MS = [200, 1_000, 5_000, 15_000, 30_000]
 /** The agent of a key that is bound to none, when the call does not name one. */
 const DEFAULT_AGENT = 'default'
@@ -148,12 +166,38 @@ export class ProxyService {
     const fingerprint = hash('sha256', request.bytes, 'base64')
     const reservation = { agentId, model: plan.model, estimate, rates, hold_ms: HOLD_MS, fingerprint, ...(loop && { loop }) }
     const id = { operationId: uuidv7(clock.now()), resumed: false }
-    const outcome = await budgets.reserve(caller.accountId, id, reservation)
-    if (!outcome.approved) return budgetRefusal(route.protocol, agentId, outcome, estimate)
-    const reserved = { id: outcome.holdId, estimate, remaining: outcome.remaining }
+    const outcome = await this.#orDeferred(caller.accountId, id.operationId, { agentId, plan, estimate }, () =>
+      budgets.reserve(caller.accountId, id, reservation),
+    )
+    if (outcome !== 'deferred' && !outcome.approved) return budgetRefusal(route.protocol, agentId, outcome, estimate)
+    const remaining = outcome === 'deferred' ? null : outcome.remaining
+    const reserved = { id: id.operationId, estimate, remaining }
     return this.#track(
       this.#runCharged(new Call(target, sink, options), { caller, agentId, route, plan, catalogue, reserved }, sink),
     )
+  }
+
+  /**
+   * A reservation, or while the database is away what the governance file allows instead.
+   * @throws DomainError `database_unavailable` when it allows nothing
+   */
+  async #orDeferred(
+    accountId: string,
+    operationId: string,
+    { agentId, plan, estimate }: { agentId: string; plan: PlannedCall; estimate: Nanousd },
+    reserve: () => Promise<Approval | Refusal>,
+  ): Promise<Approval | Refusal | 'deferred'> {
+    const { outage } = this.#deps
+    const purchase = { agentId, label: plan.model, cost: estimate, detail: DEFERRED }
+    const isAllowed = (): Promise<boolean> => outage.allow(accountId, operationId, purchase, askedOf(plan), { isOpen: true })
+    if (outage.isAway && (await isAllowed())) return 'deferred'
+    try {
+      return await reserve()
+    } catch (error) {
+      // It may have been stored before the connection broke: what is booked afterwards goes by the same id.
+      if (isDatabaseAway(error) && (await isAllowed())) return 'deferred'
+      throw error
+    }
   }
 
   async #runFree(call: Call, caller: KeyCaller, route: Route): Promise<Answer | null> {
@@ -165,7 +209,7 @@ export class ProxyService {
 
   async #runCharged(call: Call, context: ChargedCall, sink: Sink): Promise<Answer | null> {
     const { caller, route, reserved } = context
-    const open = { call, accountId: caller.accountId, holdId: reserved.id }
+    const open = { call, accountId: caller.accountId, holdId: reserved.remaining === null ? null : reserved.id }
     this.#open.add(open)
     let ended: Ended = { end: 'unreachable', seen: null, isStream: false, failure: null }
     try {
@@ -191,6 +235,10 @@ export class ProxyService {
     const { caller, agentId, reserved, plan } = context
     const { budgets, clock, log } = this.#deps
     const charge = this.#chargeOf(context, ended)
+    if (reserved.remaining === null) {
+      const detail = charge === null ? JSON.stringify({ end: ended.end }) : detailOf(ended, charge)
+      return this.#deps.outage.settle(reserved.id, charge?.cost ?? 0n, detail)
+    }
     const operationId = uuidv7(clock.now())
     for (let attempt = 0; ; attempt++) {
       const call = { operationId, resumed: attempt > 0 }
@@ -203,7 +251,7 @@ export class ProxyService {
         }
         return
       } catch (error) {
-        const delay_ms = SETTLE_DELAYS_MS[attempt]
+        const delay_ms = SETTLE_DELAYS_MS[attempt] ?? (isDatabaseAway(error) ? SETTLE_DELAYS_MS.at(-1) : undefined)
         const isOver =
           delay_ms === undefined || this.#stopped.signal.aborted || !(error instanceof DomainError && error.retryable)
         if (isOver) {
@@ -265,10 +313,18 @@ export class ProxyService {
    * Counts the call against the agent's share, if there is one; under the id that the provider is sent and, as that may be dated, under the
    * model's own name too.
    */
-  async #checkRate(accountId: string, agentId: string, { choice }: PlannedCall): Promise<void> {
+  async #checkRate(accountId: string, agentId: string, plan: PlannedCall): Promise<void> {
+    const { choice } = plan
     const names = new Set([choice.model, withoutDate(withoutVariant(readModelId(choice.model).canonical))])
     const keys = [...names].map((model) => ({ accountId, agentId, provider: choice.upstream.name, model }))
-    const decisions = await Promise.all(keys.map((key) => this.#deps.rates.checkIfShared(key)))
+    const { rates, outage } = this.#deps
+    const mayGoOn = outage.covers(agentId, askedOf(plan))
+    if (mayGoOn && outage.isAway) return
+    const decisions = await Promise.all(keys.map((key) => rates.checkIfShared(key))).catch((error: unknown) => {
+      // What may go on without its budget may do so without its share.
+      if (mayGoOn && isDatabaseAway(error)) return []
+      throw error
+    })
     for (const decision of decisions) {
       if (decision === null || decision.allowed) continue
       const seconds = Math.ceil(decision.retry_after_ms / 1000)
@@ -304,6 +360,11 @@ type ChargedCall = {
   readonly catalogue: Catalogue
   readonly reserved: Reserved
 }
+
+/** Until it is known what a call of an outage has used. */
+const DEFERRED = '{}'
+const isDatabaseAway = (error: unknown): boolean => error instanceof DomainError && error.code === 'database_unavailable'
+const askedOf = ({ model, bound }: PlannedCall) => ({ model, maxTokens: bound.outputTokens })
 
 const NO_CACHE = { cachedInputTokens: 0, cacheWriteInputTokens: 0, cacheWrite1hInputTokens: 0 }
 
