@@ -72,6 +72,7 @@ import { ExactRouter } from './transport/router.ts'
 import { mountX402 } from './transport/x402.ts'
 import { AgentSightings } from './usage/agents.store.ts'
 import { AgentService } from './usage/agents.ts'
+import { Rollup } from './usage/rollup.ts'
 import { UsageService } from './usage/service.ts'
 import { VERSION } from './version.ts'
 
@@ -125,6 +126,7 @@ export type App = {
   readonly proxy: ProxyService
   readonly prices: PriceService
   readonly sealer: Sealer
+  readonly rollup: Rollup
   readonly figures: Figures
   readonly metrics: Metrics<OperationDeps>
   readonly execute: Execute<OperationDeps>
@@ -229,6 +231,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
   const waiters = new DecisionWaiters(deps)
   const approvals = new ApprovalService({ ...deps, budgets, notifications, waiters, changes: audit })
   const usage = new UsageService(deps)
+  const rollup = new Rollup({ ...deps, commands: () => engine.stats.commands })
   const agents = new AgentService({ ...deps, budgets, usage })
   const dashboard = new DashboardService({ ...deps, accounts, budgets, approvals, usage })
   const sessions = new SessionService(deps)
@@ -362,6 +365,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     proxy,
     prices,
     sealer,
+    rollup,
     figures,
     metrics,
     execute,
@@ -389,6 +393,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
       billing.start()
       proxy.start()
       sealer.start()
+      rollup.start()
       metrics.start()
       figures.start()
     },
@@ -401,6 +406,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
       clearInterval(expiring)
       await billing.stop()
       await sealer.stop()
+      await rollup.stop()
       await figures.stop()
       await prices.stop()
       await waiters.stop()

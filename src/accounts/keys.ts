@@ -5,6 +5,7 @@ import type { Clock } from '../core/clock.ts'
 import { DomainError } from '../core/errors.ts'
 import type { Log } from '../core/log.ts'
 import type { KeyCaller } from '../core/operation.ts'
+import { answeredWithin } from '../core/patience.ts'
 import type { Database } from '../db/client.ts'
 import { withDatabaseFailure } from '../db/failure.ts'
 import { type ApiKeyRow, findKeysByHash, findRevokedSince, touchKeys } from './store.ts'
@@ -127,11 +128,12 @@ export class KeyResolver {
 
   async #resolveFromDatabase(hash: string): Promise<KeyCaller | null> {
     const epoch = this.#epoch
+    const known = this.#trustKnown() ? this.#known.get(hash, { allowStale: true }) : undefined
     let row: ApiKeyRow | null
     try {
-      row = await this.#lookups.submit(Buffer.from(hash, 'base64'))
+      const lookup = this.#lookups.submit(Buffer.from(hash, 'base64'))
+      row = await (known === undefined ? lookup : answeredWithin(lookup))
     } catch (error) {
-      const known = this.#trustKnown() ? this.#known.get(hash, { allowStale: true }) : undefined
       if (known && error instanceof DomainError && error.code === 'database_unavailable') return this.#ifLive(known.caller)
       throw error
     }

@@ -9,6 +9,7 @@ import { uuidv7 } from '../core/ids.ts'
 import type { Log } from '../core/log.ts'
 import type { Nanousd } from '../core/money.ts'
 import { isWithin, type KeyCaller } from '../core/operation.ts'
+import { answeredWithin } from '../core/patience.ts'
 import { agentIdSchema } from '../core/text.ts'
 import type { Catalogue } from '../prices/catalogue.ts'
 import { readModelId, withoutDate, withoutVariant } from '../prices/normalise.ts'
@@ -192,9 +193,9 @@ export class ProxyService {
     const isAllowed = (): Promise<boolean> => outage.allow(accountId, operationId, purchase, askedOf(plan), { isOpen: true })
     if (outage.isAway && (await isAllowed())) return 'deferred'
     try {
-      return await reserve()
+      return outage.covers(agentId, askedOf(plan)) ? await answeredWithin(reserve()) : await reserve()
     } catch (error) {
-      // It may have been stored before the connection broke: what is booked afterwards goes by the same id.
+      // It may have been stored, or will be: what is booked afterwards goes by the same id.
       if (isDatabaseAway(error) && (await isAllowed())) return 'deferred'
       throw error
     }
@@ -320,7 +321,8 @@ export class ProxyService {
     const { rates, outage } = this.#deps
     const mayGoOn = outage.covers(agentId, askedOf(plan))
     if (mayGoOn && outage.isAway) return
-    const decisions = await Promise.all(keys.map((key) => rates.checkIfShared(key))).catch((error: unknown) => {
+    const checks = Promise.all(keys.map((key) => rates.checkIfShared(key)))
+    const decisions = await (mayGoOn ? answeredWithin(checks) : checks).catch((error: unknown) => {
       // What may go on without its budget may do so without its share.
       if (mayGoOn && isDatabaseAway(error)) return []
       throw error

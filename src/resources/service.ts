@@ -2,6 +2,7 @@ import type { BudgetService, CallId, Purchase, Refusal } from '../budgets/servic
 import type { Approval } from '../budgets/state.ts'
 import { DomainError } from '../core/errors.ts'
 import { type Nanousd, nanousdFromUsd } from '../core/money.ts'
+import { answeredWithin } from '../core/patience.ts'
 
 export const RESOURCE_TYPES = ['api_call', 'compute', 'storage', 'custom', 'llm_call'] as const
 export type ResourceType = (typeof RESOURCE_TYPES)[number]
@@ -22,6 +23,7 @@ export type BookingOutcome = { readonly cost: Nanousd; readonly decision: Approv
 export type Outage = {
   /** Whether asking the database is known to be in vain. */
   readonly isAway: boolean
+  covers(agentId: string, asked: { readonly tool: string }): boolean
   allow(accountId: string, operationId: string, purchase: Purchase): Promise<boolean>
 }
 
@@ -56,9 +58,11 @@ export class BookingService {
     const known = this.#outage.isAway ? await deferred() : null
     if (known !== null) return known
     try {
-      return { cost, decision: await this.#budgets.book(accountId, call, purchase) }
+      const booking = this.#budgets.book(accountId, call, purchase)
+      const mayGoOn = this.#outage.covers(agentId, { tool: action })
+      return { cost, decision: await (mayGoOn ? answeredWithin(booking) : booking) }
     } catch (error) {
-      // Whether it was stored before the connection broke nobody knows: it is booked afterwards under the same id, so at most once.
+      // Whether it was or will be stored nobody knows: it is booked afterwards under the same id, so at most once.
       if (!(error instanceof DomainError) || error.code !== 'database_unavailable') throw error
       const outcome = await deferred()
       if (outcome === null) throw error

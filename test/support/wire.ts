@@ -35,6 +35,13 @@ export class Wire {
     this.#cut = cut
   }
 
+  /** Carries everything again, on new connections: what lacks bytes in the middle would never go on. */
+  mend(): void {
+    this.#cut = 'whole'
+    for (const socket of this.#sockets) socket.destroy()
+    this.#sockets.clear()
+  }
+
   close(): void {
     this.#server.close()
     for (const socket of this.#sockets) socket.destroy()
