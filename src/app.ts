@@ -166,7 +166,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
   )
   const { governance } = deps
   const policy = () => governance?.policy ?? null
-  const companions = [approvalDecisions, new DecisionEvents({ ...deps, wake }), new AgentSightings(), loopCounts]
+  const companions = [approvalDecisions, new DecisionEvents({ ...deps, wake, policy }), new AgentSightings(), loopCounts]
   const figures = new Figures(deps, [new HoldFigures(deps).read, outboxFigures(deps), () => paymentFigures(billing)])
   const metrics = new Metrics<OperationDeps>({
     engine: () => engine,

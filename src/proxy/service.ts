@@ -49,6 +49,13 @@ export type Outage = {
   settle(operationId: string, cost: Nanousd, detail: string): Promise<void>
 }
 
+/** The span of a call that runs, for whoever traces. */
+type CallTrace = {
+  readonly headers: Readonly<Record<string, string>>
+  decidedBy(operationId: string): void
+  end(outcome: string): void
+}
+
 export type ProxyDeps = {
   readonly budgets: BudgetService
   readonly rates: RateService
@@ -58,6 +65,7 @@ export type ProxyDeps = {
   readonly log: Log
   readonly policy: Policy
   readonly outage: Outage
+  readonly tracing?: { begin(route: string, headers: Headers): CallTrace }
 }
 export type ProxySettings = {
   readonly upstreams: readonly Upstream[]
@@ -148,6 +156,22 @@ export class ProxyService {
    * @throws ProxyError, DomainError for what the caller can act on; only before anything was written
    */
   async forward(request: ProxyRequest, sink: Sink): Promise<Answer | null> {
+    const trace = this.#deps.tracing?.begin(`/v1${request.route.path}`, request.headers)
+    if (trace === undefined) return this.#forward(request, sink)
+    let outcome = 'internal_error'
+    try {
+      const answer = await this.#forward({ ...request, headers: { ...request.headers, ...trace.headers } }, sink, trace)
+      outcome = answer === null ? 'ok' : answer.status === 403 ? 'denied' : 'failed'
+      return answer
+    } catch (error) {
+      if (error instanceof DomainError || error instanceof ProxyError) outcome = error.code
+      throw error
+    } finally {
+      trace.end(outcome)
+    }
+  }
+
+  async #forward(request: ProxyRequest, sink: Sink, trace?: CallTrace): Promise<Answer | null> {
     const { caller, route } = request
     if (this.#open.size >= this.#settings.maxCalls) throw new DomainError('overloaded', { retryAfterSeconds: 1 })
     const agentId = agentOf(caller, request.agentId)
@@ -170,6 +194,7 @@ export class ProxyService {
     const outcome = await this.#orDeferred(caller.accountId, id.operationId, { agentId, plan, estimate }, () =>
       budgets.reserve(caller.accountId, id, reservation),
     )
+    trace?.decidedBy(id.operationId)
     if (outcome !== 'deferred' && !outcome.approved) return budgetRefusal(route.protocol, agentId, outcome, estimate)
     const remaining = outcome === 'deferred' ? null : outcome.remaining
     const reserved = { id: id.operationId, estimate, remaining }

@@ -18,6 +18,12 @@ export function headerOf(c: HttpContext, name: string): string | undefined {
   return typeof value === 'object' ? value.join(', ') : value
 }
 
+/** What continues the caller's trace, when it sent something. */
+export function traceOf(c: HttpContext): TraceHeaders | undefined {
+  const traceparent = headerOf(c, 'traceparent')
+  return traceparent === undefined ? undefined : { traceparent, tracestate: headerOf(c, 'tracestate') }
+}
+
 const REQUEST_ID = /^[\w.-]{8,64}$/
 
 /** The caller's X-Request-Id when it is harmless to repeat, else a new one. */
