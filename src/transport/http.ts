@@ -3,6 +3,7 @@ import type { Context } from 'hono'
 import { DomainError } from '../core/errors.ts'
 import { requestId } from '../core/ids.ts'
 import { type Log, redact } from '../core/log.ts'
+import type { TraceHeaders } from '../core/operation.ts'
 
 export type HttpEnv = { Bindings: Partial<HttpBindings> }
 export type HttpContext = Context<HttpEnv>
