@@ -8,6 +8,7 @@ import { startCommits } from './commits.ts'
 import type { Context, Effort } from './context.ts'
 import { onDatabase } from './fill.ts'
 import { forecast } from './forecast.ts'
+import { humans } from './humans.ts'
 import { latency } from './latency.ts'
 import { startLoad } from './load.ts'
 import { canMeasureCpu, describeMachine } from './machine.ts'
@@ -24,7 +25,7 @@ const USAGE = `npm run bench -- [options]
 
   --quick           about two minutes: start, throughput and latency only, fewer variants, shorter bursts; not saved
   --full            ten million stored clearances, more rounds (an hour)
-  --only NAME       one section (throughput, latency, proxy, scale, start, memory, forecast), or the throughput variants whose name contains NAME
+  --only NAME       one section (throughput, latency, proxy, scale, humans, start, memory, forecast), or the throughput variants whose name contains NAME
   --stored COUNT    how many clearances the "scale" section stores
   --clearances COUNT  over how many clearances the "memory" section watches
   --rounds COUNT    how often each variant is measured
@@ -62,7 +63,7 @@ const EFFORTS: Record<Effort['name'], Effort> = {
     starts: 5,
   },
 }
-const SECTIONS = { start, throughput, latency, proxy, scale, memory, forecast } as const
+const SECTIONS = { start, throughput, latency, proxy, scale, humans, memory, forecast } as const
 const QUICK_SECTIONS = ['start', 'throughput', 'latency'] as const
 const ROOT = join(import.meta.dirname, '..')
 

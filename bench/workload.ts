@@ -24,6 +24,12 @@ const PROTOCOL = '2025-11-25'
 /** Keys, account ids and agents follow from their number, here and in the SQL of fill.ts alike. */
 export const keyOf = (account: number): string =>
   `bg_${createHash('sha256').update(`bench-${account}`).digest('hex').slice(0, 32)}`
+/** As `md5(…)::uuid` in fill.ts. */
+export const accountIdOf = (account: number): string =>
+  createHash('md5')
+    .update(`bench-${account}`)
+    .digest('hex')
+    .replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5')
 const agentOf = (agent: number): string => `agent-${agent}`
 
 /** A prepared request. `patchAt` is where a value of 36 characters (an id, a key) goes before it is sent. */

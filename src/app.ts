@@ -146,7 +146,8 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
   const prices = new PriceService(deps, { operatorPrices: readOperatorPrices(config), url: config.PRICES_URL })
   const catalogue = prices
   const audit = new AuditService(deps)
-  const sealer = new Sealer({ ...deps, commands: () => engine.stats.commands })
+  const commands = () => engine.stats.commands
+  const sealer = new Sealer({ ...deps, commands })
   const outbound = new Outbound({ allowPrivate: config.OUTBOUND_ALLOW_PRIVATE })
   const mailer =
     config.SMTP_URL === undefined || config.MAIL_FROM === undefined ? null : createMailer(config.SMTP_URL, config.MAIL_FROM)
@@ -167,7 +168,11 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
   const { governance } = deps
   const policy = () => governance?.policy ?? null
   const companions = [approvalDecisions, new DecisionEvents({ ...deps, wake, policy }), new AgentSightings(), loopCounts]
-  const figures = new Figures(deps, [new HoldFigures(deps).read, outboxFigures(deps), () => paymentFigures(billing)])
+  const figures = new Figures(deps, [
+    new HoldFigures({ ...deps, commands }).read,
+    outboxFigures(deps),
+    () => paymentFigures(billing),
+  ])
   const metrics = new Metrics<OperationDeps>({
     engine: () => engine,
     figures,
@@ -231,7 +236,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
   const waiters = new DecisionWaiters(deps)
   const approvals = new ApprovalService({ ...deps, budgets, notifications, waiters, changes: audit })
   const usage = new UsageService(deps)
-  const rollup = new Rollup({ ...deps, commands: () => engine.stats.commands })
+  const rollup = new Rollup({ ...deps, commands })
   const agents = new AgentService({ ...deps, budgets, usage })
   const dashboard = new DashboardService({ ...deps, accounts, budgets, approvals, usage })
   const sessions = new SessionService(deps)

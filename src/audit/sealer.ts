@@ -1,8 +1,8 @@
-import { setTimeout as sleep } from 'node:timers/promises'
 import { LRUCache } from 'lru-cache'
 import { type AccountVersion, closeVersion, listVersions } from '../budgets/history.ts'
 import type { Clock } from '../core/clock.ts'
 import type { Log } from '../core/log.ts'
+import { Pace } from '../core/pace.ts'
 import type { Database } from '../db/client.ts'
 import { Lease } from '../db/lease.ts'
 import { genesisOf, linkOf } from './chain.ts'
@@ -22,14 +22,8 @@ const MIN_ENTRIES_PER_ACCOUNT = 10
 /** An account that is only denied has no complete version by itself; it gets one after this time. */
 const CLOSE_AFTER_MS = 5_000
 const REMEMBERED_ACCOUNTS = 100_000
-/**
- * Time left to others after each round, as a multiple of the time it took: while many decide, and else. What is left unsealed by that is
- * sealed when they have stopped.
- */
-const REST_WHEN_BUSY = 19
-const REST = 3
-const MAX_REST_MS = 5_000
-const BUSY_COMMANDS_PER_S = 500
+/** What is left unsealed while many decide is sealed when they have stopped. */
+const RESTS = { whenBusy: 19, otherwise: 3 }
 const NIL_UUID = '00000000-0000-0000-0000-000000000000'
 
 export type SealerOptions = { readonly interval_ms?: number; readonly closeAfter_ms?: number; readonly lease_ms?: number }
@@ -50,7 +44,7 @@ export class Sealer {
   readonly #database: Database
   readonly #clock: Clock
   readonly #log: Log
-  readonly #commands: () => number
+  readonly #pace: Pace
   readonly #lease: Lease
   readonly #renew_ms: number
   readonly #interval_ms: number
@@ -65,7 +59,7 @@ export class Sealer {
     this.#database = deps.database
     this.#clock = deps.clock
     this.#log = deps.log
-    this.#commands = deps.commands ?? (() => 0)
+    this.#pace = new Pace(deps.commands ?? (() => 0), RESTS)
     const lease_ms = options.lease_ms ?? LEASE_MS
     this.#lease = new Lease(deps.database, 'audit.sealer', lease_ms)
     this.#renew_ms = lease_ms / RENEW_PART
@@ -107,15 +101,15 @@ export class Sealer {
     let after = NIL_UUID
     let taken_ms = performance.now()
     for (;;) {
-      const [listed_ms, decided] = [performance.now(), this.#commands()]
+      const listing = this.#pace.begin()
       const page = await listVersions(this.#database, after, ACCOUNTS_PER_PAGE)
-      await this.#rest(listed_ms, decided)
+      await this.#pace.rest(listing, this.#ending.signal)
       const open = page.filter(({ accountId, version }) => (this.#done.get(accountId) ?? -1n) < version)
       for (let start = 0; start < open.length && !this.#stopped; start += ACCOUNTS_PER_ROUND) {
         const group = new Chains(this.#database, this.#clock, open.slice(start, start + ACCOUNTS_PER_ROUND))
         for (let isOpen = true; isOpen && !this.#stopped; ) {
-          const [began_ms, commands] = [performance.now(), this.#commands()]
-          if (began_ms - taken_ms >= this.#renew_ms) {
+          const piece = this.#pace.begin()
+          if (piece.began_ms - taken_ms >= this.#renew_ms) {
             if (!(await this.#lease.take())) return sealed
             taken_ms = performance.now()
           }
@@ -123,7 +117,7 @@ export class Sealer {
           sealed += round.sealed
           isOpen = round.isOpen
           if (!isOpen) for (const { accountId, version } of group.accounts) this.#done.set(accountId, version)
-          await this.#rest(began_ms, commands)
+          await this.#pace.rest(piece, this.#ending.signal)
         }
       }
       if (this.#stopped) return sealed
@@ -134,14 +128,6 @@ export class Sealer {
       if (last === undefined || page.length < ACCOUNTS_PER_PAGE) return sealed
       after = last.accountId
     }
-  }
-
-  /** Nobody waits for a seal: sealing takes a small share of the time, however much there is to seal. */
-  async #rest(began_ms: number, commandsBefore: number): Promise<void> {
-    const took_ms = performance.now() - began_ms
-    const isBusy = this.#commands() - commandsBefore > (took_ms / 1000) * BUSY_COMMANDS_PER_S
-    const rest_ms = Math.min(MAX_REST_MS, took_ms * (isBusy ? REST_WHEN_BUSY : REST))
-    await sleep(rest_ms, undefined, { signal: this.#ending.signal }).catch(() => {})
   }
 }
 

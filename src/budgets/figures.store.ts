@@ -4,9 +4,9 @@ import { ENVELOPE_COLUMNS, envelopeOf } from './store.ts'
 import { HOLD_STATE } from './tables.ts'
 
 /** Most holds looked at of one account: its newest. */
-const MAX_HOLDS = 5_000
+const MAX_HOLDS = 2_000
 /** Most unresolved holds counted. */
-const MAX_COUNTED = 200_000
+const MAX_COUNTED = 50_000
 
 type CheckedHold = Pick<
   HoldState,

@@ -2,6 +2,7 @@ import { LRUCache } from 'lru-cache'
 import type { Clock } from '../core/clock.ts'
 import type { Log } from '../core/log.ts'
 import type { Nanousd } from '../core/money.ts'
+import { Pace } from '../core/pace.ts'
 import type { Database } from '../db/client.ts'
 import { extraAt } from './envelope.ts'
 import { type CheckedAccount, countUnresolved, nextChecked, readAccount } from './figures.store.ts'
@@ -12,8 +13,9 @@ import { instanceStart, WINDOWS } from './windows.ts'
 type Finding = { readonly overshoot: Nanousd; readonly leaked: number }
 
 const ACCOUNTS_PER_PAGE = 200
-/** How long one call may go on looking at accounts; the next goes on where it stopped. */
-const BUDGET_MS = 1_000
+/** How long one call may go on looking at accounts, rests included; the next goes on where it stopped. */
+const BUDGET_MS = 8_000
+const RESTS = { whenBusy: 49, otherwise: 9 }
 const REMEMBERED_ACCOUNTS = 100_000
 /** A reservation belongs to a running call, which renews it: this long past its expiry nobody does. */
 const ABANDONED_MS = 600_000
@@ -27,24 +29,37 @@ export class HoldFigures {
   readonly #database: Database
   readonly #clock: Clock
   readonly #log: Log
+  readonly #pace: Pace
   readonly #checked = new LRUCache<string, bigint>({ max: REMEMBERED_ACCOUNTS })
   readonly #found = new Map<string, Finding>()
   #after = NIL_UUID
 
-  constructor(deps: { database: Database; clock: Clock; log: Log }) {
+  /** @param deps `commands`: how many this process has decided so far; the checks step back while that grows fast */
+  constructor(deps: { database: Database; clock: Clock; log: Log; commands?: () => number }) {
     this.#database = deps.database
     this.#clock = deps.clock
     this.#log = deps.log
+    this.#pace = new Pace(deps.commands ?? (() => 0), RESTS)
   }
 
-  readonly read = async (): Promise<Readonly<Record<string, number>>> => {
-    const began_ms = performance.now()
+  /** @param ending ends the rests between the checks */
+  readonly read = async (ending: AbortSignal): Promise<Readonly<Record<string, number>>> => {
+    const until_ms = performance.now() + BUDGET_MS
+    const mayGoOn = (): boolean => !ending.aborted && performance.now() < until_ms
     do {
+      const listing = this.#pace.begin()
       const page = await nextChecked(this.#database, this.#after, ACCOUNTS_PER_PAGE)
-      for (const { accountId, version } of page) if (this.#checked.get(accountId) !== version) await this.#check(accountId)
-      this.#after = page.at(-1)?.accountId ?? NIL_UUID
-      if (page.length < ACCOUNTS_PER_PAGE) this.#after = NIL_UUID
-    } while (this.#after !== NIL_UUID && performance.now() - began_ms < BUDGET_MS)
+      await this.#pace.rest(listing, ending)
+      for (const { accountId, version } of page) {
+        if (!mayGoOn()) break
+        this.#after = accountId
+        if (this.#checked.get(accountId) === version) continue
+        const piece = this.#pace.begin()
+        await this.#check(accountId)
+        await this.#pace.rest(piece, ending)
+      }
+      if (mayGoOn() && page.length < ACCOUNTS_PER_PAGE) this.#after = NIL_UUID
+    } while (this.#after !== NIL_UUID && mayGoOn())
     const { open, expired } = await countUnresolved(this.#database, this.#clock.now())
     const all = [...this.#found.values()]
     return {

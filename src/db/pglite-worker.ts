@@ -24,6 +24,9 @@ if (main === null) throw new Error('pglite-worker is a worker thread, start it t
 const { dataDir } = workerData as WorkerInput
 const pglite = await PGlite.create({ dataDir })
 let isSessionUsed = false
+/** As on a server (src/db/client.ts): plans are kept, and nothing gathers statistics here, so one made on a small table must not scan it when it has grown. */
+const SETTINGS = 'set enable_seqscan = off'
+await pglite.exec(SETTINGS)
 
 /*
  * PGlite swallows every exception out of the WASM code and tries again: after a FATAL error for ever, and after a trap (stack overflow in deeply
@@ -90,7 +93,8 @@ function execute(request: Uint8Array, onRawData: (data: Uint8Array) => void): vo
 
 /** What a server does when a connection ends: nothing of the previous one may be left (half a message, a transaction, prepared statements). */
 function resetSession(): void {
-  for (const message of [MESSAGE_SYNC, simpleQuery('rollback'), simpleQuery('discard all')]) execute(message, () => {})
+  const queries = ['rollback', 'discard all', SETTINGS].map(simpleQuery)
+  for (const message of [MESSAGE_SYNC, ...queries]) execute(message, () => {})
 }
 
 function simpleQuery(text: string): Uint8Array {

@@ -5,7 +5,7 @@ import { Lease } from '../db/lease.ts'
 import { readFigures, writeFigures } from './store.ts'
 
 /** Reads some figures from the database, in bounded time. Implemented by the rooms that own the tables. */
-export type FigureSource = () => Promise<Readonly<Record<string, number>>>
+export type FigureSource = (ending: AbortSignal) => Promise<Readonly<Record<string, number>>>
 
 const INTERVAL_MS = 15_000
 const LEASE_MS = 60_000
@@ -24,7 +24,7 @@ export class Figures {
   readonly #lease: Lease
   #timer: NodeJS.Timeout | undefined
   #running: Promise<unknown> = Promise.resolve()
-  #stopped = false
+  #ending = new AbortController()
   #cached: { readonly until_ms: number; readonly values: Promise<ReadonlyMap<string, number>> } | null = null
 
   constructor(deps: { database: Database; clock: Clock; log: Log }, sources: readonly FigureSource[]) {
@@ -40,14 +40,14 @@ export class Figures {
   }
 
   async stop(): Promise<void> {
-    this.#stopped = true
+    this.#ending.abort()
     clearTimeout(this.#timer)
     await this.#running
     await this.#lease.release().catch(() => {})
   }
 
   #schedule(wait_ms: number): void {
-    if (this.#stopped) return
+    if (this.#ending.signal.aborted) return
     this.#timer = setTimeout(() => {
       this.#running = this.refresh()
         .catch((error: unknown) => this.#log.warn({ err: error }, 'reading figures failed, will try again'))
@@ -60,7 +60,7 @@ export class Figures {
   async refresh(): Promise<boolean> {
     if (!(await this.#lease.take())) return false
     for (const source of this.#sources) {
-      const values = Object.entries(await source())
+      const values = Object.entries(await source(this.#ending.signal))
       const atMs = this.#clock.now()
       if (values.length > 0)
         await writeFigures(

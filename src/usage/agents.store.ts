@@ -1,34 +1,41 @@
-import { LRUCache } from 'lru-cache'
 import { type Companion, type CompanionPart, IN_LOCKED } from '../budgets/companion.ts'
 import type { AccountChange } from '../budgets/state.ts'
 import type { Nanousd } from '../core/money.ts'
 import { ArrayLiteral, type Parameters } from '../db/array-literal.ts'
 import type { Database } from '../db/client.ts'
 
+/** Agents remembered by a process; when there are more, it forgets them all and begins again. */
 const REMEMBERED = 50_000
 const SEEN_FOR_MS = 60_000
 
-type Sighting = { readonly name: string; readonly accountId: string; readonly agentId: string; readonly atMs: number }
+type Sighting = { readonly accountId: string; readonly agentId: string; readonly atMs: number }
 
 /** Notes which agents decide, with their decisions: once a minute for each agent of this process, so the usual batch stores nothing. */
 export class AgentSightings implements Companion {
-  readonly #seen = new LRUCache<string, number>({ max: REMEMBERED })
+  /** When each was last stored, by account and agent: two lookups by strings that exist cost less than making one string of them. */
+  readonly #seen = new Map<string, Map<string, number>>()
+  #remembered = 0
 
   part(changes: readonly AccountChange[], p: Parameters): CompanionPart | null {
-    let found: Map<string, Sighting> | undefined
-    const see = (accountId: string, agentId: string, atMs: number): void => {
-      const name = `${accountId}${agentId}`
-      const before = this.#seen.get(name)
-      if (before !== undefined && atMs - before < SEEN_FOR_MS) return
-      found ??= new Map()
-      found.set(name, { name, accountId, agentId, atMs })
-    }
+    let found: Sighting[] | undefined
     for (const { account, newHolds, denials, clockMs } of changes) {
-      for (const { agentId } of newHolds) see(account.accountId, agentId, clockMs)
-      for (const { agentId } of denials) see(account.accountId, agentId, clockMs)
+      const { accountId } = account
+      const known = this.#seen.get(accountId)
+      let fresh: Set<string> | undefined
+      const see = (agentId: string): void => {
+        const before = known?.get(agentId)
+        if (before !== undefined && clockMs - before < SEEN_FOR_MS) return
+        fresh ??= new Set()
+        if (fresh.has(agentId)) return
+        fresh.add(agentId)
+        found ??= []
+        found.push({ accountId, agentId, atMs: clockMs })
+      }
+      for (const { agentId } of newHolds) see(agentId)
+      for (const { agentId } of denials) see(agentId)
     }
     if (found === undefined) return null
-    const rows = [...found.values()]
+    const rows = found
     const columns = [
       p.add('uuid', rows, (row, a) => a.raw(row.accountId)),
       p.add('text', rows, (row, a) => a.text(row.agentId)),
@@ -40,9 +47,20 @@ export class AgentSightings implements Companion {
   select u.account_id, u.agent_id, u.at_ms, u.at_ms from unnest(${columns.join(', ')}) u(account_id, agent_id, at_ms) where ${IN_LOCKED}
   on conflict (account_id, agent_id) do update set last_ms = greatest(agents.last_ms, excluded.last_ms))`,
       stored: (accountIds) => {
-        for (const { name, accountId, atMs } of rows) if (accountIds.has(accountId)) this.#seen.set(name, atMs)
+        for (const row of rows) if (accountIds.has(row.accountId)) this.#remember(row)
       },
     }
+  }
+
+  #remember({ accountId, agentId, atMs }: Sighting): void {
+    if (this.#remembered >= REMEMBERED) {
+      this.#seen.clear()
+      this.#remembered = 0
+    }
+    const known = this.#seen.get(accountId) ?? new Map<string, number>()
+    this.#seen.set(accountId, known)
+    if (!known.has(agentId)) this.#remembered++
+    known.set(agentId, atMs)
   }
 }
 

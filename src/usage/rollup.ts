@@ -1,5 +1,5 @@
-import { setTimeout as sleep } from 'node:timers/promises'
 import type { Log } from '../core/log.ts'
+import { Pace } from '../core/pace.ts'
 import type { Database } from '../db/client.ts'
 import { Lease } from '../db/lease.ts'
 import { type Behind, listHeads, nextStep, sumUp } from './rollup.store.ts'
@@ -11,11 +11,8 @@ const RENEW_PART = 4
 const ACCOUNTS_PER_PAGE = 500
 /** About how many events are summed up in one step. */
 const STEP_EVENTS = 4_000
-/** Time left to others after each step, as a multiple of the time it took: while many decide, and else. */
-const REST_WHEN_BUSY = 19
-const REST = 3
-const MAX_REST_MS = 5_000
-const BUSY_COMMANDS_PER_S = 500
+/** Nobody waits for a sum: what is left while many decide is summed up when they have stopped. */
+const RESTS = { whenBusy: 19, otherwise: 3 }
 const NIL_UUID = '00000000-0000-0000-0000-000000000000'
 
 export type RollupOptions = { readonly interval_ms?: number; readonly lease_ms?: number; readonly stepEvents?: number }
@@ -34,7 +31,7 @@ type RollupDeps = {
 export class Rollup {
   readonly #database: Database
   readonly #log: Log
-  readonly #commands: () => number
+  readonly #pace: Pace
   readonly #lease: Lease
   readonly #renew_ms: number
   readonly #interval_ms: number
@@ -47,7 +44,7 @@ export class Rollup {
   constructor(deps: RollupDeps, options: RollupOptions = {}) {
     this.#database = deps.database
     this.#log = deps.log
-    this.#commands = deps.commands ?? (() => 0)
+    this.#pace = new Pace(deps.commands ?? (() => 0), RESTS)
     const lease_ms = options.lease_ms ?? LEASE_MS
     this.#lease = new Lease(deps.database, 'usage.rollup', lease_ms)
     this.#renew_ms = lease_ms / RENEW_PART
@@ -122,14 +119,10 @@ export class Rollup {
     return { steps, goOn: true }
   }
 
-  /** Nobody waits for a sum: summing up takes a small share of the time, however much there is. */
   async #atRest<T>(work: () => Promise<T>): Promise<T> {
-    const [began_ms, commands] = [performance.now(), this.#commands()]
+    const piece = this.#pace.begin()
     const result = await work()
-    const took_ms = performance.now() - began_ms
-    const isBusy = this.#commands() - commands > (took_ms / 1000) * BUSY_COMMANDS_PER_S
-    const rest_ms = Math.min(MAX_REST_MS, took_ms * (isBusy ? REST_WHEN_BUSY : REST))
-    await sleep(rest_ms, undefined, { signal: this.#ending.signal }).catch(() => {})
+    await this.#pace.rest(piece, this.#ending.signal)
     return result
   }
 }
