@@ -19,7 +19,7 @@ export type PlannedHold = {
 export type Position = { readonly accountId: string; readonly holdId: string }
 
 const PICO_PER_NANO = 1_000n
-/** `holds.kind` of a booking (budgets room). */
+/** `holds.kind` of a booking (budgets room). A call that was forwarded in an outage is booked too, with how it ended. */
 const BOOKING = 1
 
 /** Approved spends of every account from a moment on, by account and then as they came; a page of them. */
@@ -30,7 +30,7 @@ export async function nextHolds(
   limit: number,
 ): Promise<PlannedHold[]> {
   const rows = await sql.unsafe(
-    `select account_id, hold_id, agent_id, kind, model, estimate_nanousd, rates, taken_ms,
+    `select account_id, hold_id, agent_id, kind = ${BOOKING} and coalesce(detail, '') not like '{"end":%' as is_booking, model, estimate_nanousd, rates, taken_ms,
        case state when 1 then coalesce(actual_nanousd, estimate_nanousd) when 2 then 0 else estimate_nanousd end as counted
      from holds where (account_id, hold_id) > ($1::uuid, $2::uuid) and hold_id >= $3::uuid and taken_ms >= $4::bigint
      order by account_id, hold_id limit $5::int`,
@@ -41,7 +41,7 @@ export async function nextHolds(
     accountId: row.account_id as string,
     holdId: row.hold_id as string,
     agentId: row.agent_id as string,
-    isBooking: row.kind === BOOKING,
+    isBooking: row.is_booking as boolean,
     model: row.model as string,
     estimate: row.estimate_nanousd as bigint,
     counted: row.counted as bigint,

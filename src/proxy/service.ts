@@ -389,7 +389,7 @@ type ChargedCall = {
 }
 
 /** Until it is known what a call of an outage has used. */
-const DEFERRED = '{}'
+const DEFERRED = JSON.stringify({ end: 'unknown' })
 const isDatabaseAway = (error: unknown): boolean => error instanceof DomainError && error.code === 'database_unavailable'
 const askedOf = ({ model, bound }: PlannedCall) => ({ model, maxTokens: bound.outputTokens })
 
