@@ -81,7 +81,7 @@ describeEachDatabase('a governance file', (openTestDatabase) => {
       `select body from outbox where account_id = $1 and event = 'envelope.threshold' order by event_id`,
       [accountId],
     )
-    const events = rows.map(({ body }) => (JSON.parse(String(body)) as { data: object }).data)
+    const events = rows.map(({ body }) => JSON.parse(String(body)) as object)
     expect(events).toMatchObject([
       { agent_id: 'a', window: 'daily', limit_usd: 1, spent_usd: 0.6, threshold_percent: 50, limit_origin: 'file' },
       { limit_usd: 0.9, spent_usd: 0.75, threshold_percent: 80 },
