@@ -20,8 +20,13 @@ const RANGE = { first: 0, accounts: 2, agents: 100 }
 const WORKLOAD: Workload = { kind: 'clear', transport: 'rest', firstAccount: 0, accounts: 1, agents: 1, distribution: 'uniform' }
 /** The account whose events are delivered. */
 const NOTIFIED = 1
-const EVENTS = 10_000
+const ENDPOINTS = 8
+/** Ten thousand messages: one of each to each endpoint. */
+const EVENTS = 1_250
+const MESSAGES = ENDPOINTS * EVENTS
 const STREAMS = 400
+/** The next round begins when so many are delivered; those that failed wait for their next attempt. */
+const DELIVERED = 0.9
 const WAITERS = 1_000
 const VISITS = 15
 const MIB = 1 << 20
@@ -42,7 +47,7 @@ export async function humans(context: Context): Promise<void> {
   await server.stop()
 }
 
-/** Clearances while the outbox has ten thousand messages for a receiver that fails now and then, against those while it has none. */
+/** Clearances while the outbox has ten thousand messages for receivers that fails now and then, against those while it has none. */
 async function outbox(context: Context, server: RunningServer, url: string): Promise<void> {
   const { cleanup, effort, report } = context
   const receiver = cleanup.add(startReceiver(), (started) => started.close())
@@ -57,7 +62,8 @@ async function outbox(context: Context, server: RunningServer, url: string): Pro
     onDatabase(url, async (sql) => Number((await sql.unsafe('select count(*) as n from outbox where state <> 0'))[0]?.n))
   const delivered: number[] = []
   try {
-    await notify(database, (receiver.address() as AddressInfo).port)
+    for (let index = 0; index < ENDPOINTS; index++)
+      await notify(database, `http://127.0.0.1:${(receiver.address() as AddressInfo).port}/${index}`)
     for (let round = 0; round < effort.rounds; round++) {
       await measured('nothing to deliver')
       const before = await sent()
@@ -65,7 +71,7 @@ async function outbox(context: Context, server: RunningServer, url: string): Pro
       const atStart = await sent()
       await measured('10,000 messages to deliver')
       delivered.push((await sent()) - atStart)
-      while ((await sent()) < before + EVENTS) await sleep(200)
+      while ((await sent()) < before + DELIVERED * MESSAGES) await sleep(200)
     }
   } finally {
     await database.close()
@@ -102,14 +108,14 @@ function startReceiver(): Server {
   }).listen(0, '127.0.0.1')
 }
 
-async function notify(database: Database, port: number): Promise<void> {
+async function notify(database: Database, target: string): Promise<void> {
   const row = {
     accountId: accountIdOf(NOTIFIED),
     endpointId: uuidv7(Date.now()),
     role: 'webhook' as const,
     kind: 'webhook' as const,
     name: 'receiver',
-    target: `http://127.0.0.1:${port}/`,
+    target,
     secret: `whsec_${Buffer.alloc(32).toString('base64')}`,
     eventMask: eventBit('key.created'),
     thresholds: [],

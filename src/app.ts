@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Hono } from 'hono'
+import { compress } from 'hono/compress'
 import { z } from 'zod'
 import { KeyResolver } from './accounts/keys.ts'
 import { createAccount } from './accounts/operations.ts'
@@ -94,6 +95,8 @@ const OUTBOX_DRAIN_MS = 3_000
 /** How long calls that were cut may take to be settled. */
 const PROXY_SETTLE_MS = 3_000
 const MIB = 1024 * 1024
+/** Pages for people and what they load. Not approval pages: they hold a secret beside words that an agent chose, which compression could give away. */
+const COMPRESSED_PATHS = ['/', '/docs', '/dashboard', '/pay', '/pay/:pack', '/status', '/assets/*', '/favicon.svg']
 /** Bodies of calls under way, all together: this many of the largest, and never less than 256 MiB. */
 const PROXY_BODIES = 8
 const PROXY_BODIES_MIN_MIB = 256
@@ -159,7 +162,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     { outbound, mailer, addressOf, mayMail, sealing },
     { telegramUrl: config.TELEGRAM_API_URL, mailDomain: domainOf(config.MAIL_FROM) },
   )
-  const outbox = new OutboxWorker({ ...deps, delivery }, options.outbox)
+  const outbox = new OutboxWorker({ ...deps, delivery, commands }, options.outbox)
   const wake = () => outbox.wake()
   const notifications = new NotificationService(
     { ...deps, delivery, wake, addressOf, sealing, changes: audit },
@@ -269,6 +272,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
   const auth = new Authenticator({ keys, failures }, { adminSecret: config.ADMIN_SECRET })
 
   const app = new Hono<HttpEnv>({ router: new ExactRouter((path) => /^\/(?:api\/)?v1\/|^\/mcp$/.test(path)) })
+  for (const path of COMPRESSED_PATHS) app.use(path, compress())
   const origin = (c: HttpContext) => originOf(c, { publicUrl: config.PUBLIC_URL, trustedProxies: config.TRUST_PROXY })
   const limits = { trustedProxies: config.TRUST_PROXY, bodyLimit_bytes: BODY_LIMIT_BYTES, origin }
   mountX402(app, { operations: paidOperations, execute, auth, log }, { ...limits, publicUrl: config.PUBLIC_URL })

@@ -72,13 +72,25 @@ export class SessionService {
   }
 }
 
-/** What a form of this session carries: another site can neither read nor guess it. */
-export const formTokenOf = (token: string): string => createHmac('sha256', token).update('gvnr form').digest('base64url')
+const macOf = (token: string): Buffer => createHmac('sha256', token).update('gvnr form').digest()
+const masked = (mac: Buffer, mask: Buffer): Buffer => Buffer.from(mac.map((byte, index) => byte ^ (mask[index] ?? 0)))
+
+/**
+ * What a form of this session carries: another site can neither read nor guess it. Another one each time, under a random mask, since it stands
+ * in compressed pages beside words of others, whose size could give a constant away (BREACH).
+ */
+export function formTokenOf(token: string): string {
+  const mac = macOf(token)
+  const mask = randomBytes(mac.length)
+  return Buffer.concat([mask, masked(mac, mask)]).toString('base64url')
+}
 
 /** Compared in constant time. */
 export function isFormTokenOf(token: string, given: string): boolean {
-  const [wanted, got] = [Buffer.from(formTokenOf(token)), Buffer.from(given)]
-  return wanted.length === got.length && timingSafeEqual(wanted, got)
+  const wanted = macOf(token)
+  const bytes = Buffer.from(given, 'base64url')
+  if (bytes.length !== 2 * wanted.length) return false
+  return timingSafeEqual(wanted, masked(bytes.subarray(wanted.length), bytes.subarray(0, wanted.length)))
 }
 
 const sessionOf = (row: SessionRow): Session => ({

@@ -23,8 +23,9 @@ export type WorkerOptions = {
   readonly poll_ms: number
   /** Least time between two looks: under load a claim takes several messages instead of one. */
   readonly pause_ms: number
-  /** A process busier than this (share of its time) sends little, and seldom: decisions go first, messages can wait. */
+  /** A process busier than this (share of its time) or deciding more than this sends little, and seldom: decisions go first, messages can wait. */
   readonly busyUtilization: number
+  readonly busyCommands_per_s: number
   /** Pauses after the first, second, … failed attempt; after the last one the message is given up as failed. */
   readonly backoff_ms: readonly number[]
 }
@@ -41,6 +42,7 @@ export const WORKER_DEFAULTS: WorkerOptions = {
   poll_ms: SECOND,
   pause_ms: 25,
   busyUtilization: 0.8,
+  busyCommands_per_s: 500,
   backoff_ms: [5 * SECOND, 15 * SECOND, MINUTE, 5 * MINUTE, 20 * MINUTE, HOUR, 3 * HOUR, 6 * HOUR, 10 * HOUR],
 }
 
@@ -66,6 +68,7 @@ export class OutboxWorker {
   readonly #clock: Clock
   readonly #log: Log
   readonly #delivery: Delivery
+  readonly #commands: () => number
   readonly #options: WorkerOptions
   readonly #records: Batcher<Attempt, void>
   readonly #underWay = new Map<string, number>()
@@ -74,6 +77,7 @@ export class OutboxWorker {
   #pause: NodeJS.Timeout | undefined
   #claimed_ms = 0
   #utilization = performance.eventLoopUtilization()
+  #looked = { at_ms: performance.now(), commands: 0 }
   #isBusy = false
   #sinceAnalyzed = 0
   #analyzed_ms = Number.NEGATIVE_INFINITY
@@ -82,14 +86,16 @@ export class OutboxWorker {
   #stopped = true
   #idle: (() => void)[] = []
 
+  /** @param deps `commands`: how many this process has decided so far */
   constructor(
-    deps: { database: Database; clock: Clock; log: Log; delivery: Delivery },
+    deps: { database: Database; clock: Clock; log: Log; delivery: Delivery; commands?: () => number },
     options: Partial<WorkerOptions> | undefined = {},
   ) {
     this.#database = deps.database
     this.#clock = deps.clock
     this.#log = deps.log
     this.#delivery = deps.delivery
+    this.#commands = deps.commands ?? (() => 0)
     this.#options = { ...WORKER_DEFAULTS, ...options }
     this.#records = new Batcher(async (attempts: Attempt[]) => {
       await recordAttempts(this.#database, attempts, this.#clock.now())
@@ -168,9 +174,7 @@ export class OutboxWorker {
 
   async #claim(): Promise<void> {
     const { concurrency, perEndpoint, lease_ms } = this.#options
-    const now = performance.eventLoopUtilization()
-    this.#isBusy = performance.eventLoopUtilization(now, this.#utilization).utilization > this.#options.busyUtilization
-    this.#utilization = now
+    this.#isBusy = this.#looksBusy()
     const limit = Math.min(concurrency - this.#running, this.#isBusy ? BUSY_LIMIT : concurrency)
     if (limit <= 0) return
     const busy = [...this.#underWay].filter(([, count]) => count >= perEndpoint).map(([id]) => id)
@@ -184,6 +188,19 @@ export class OutboxWorker {
       else void this.#send(message, count)
     }
     if (surplus.length > 0) await unclaimMessages(this.#database, surplus, now_ms)
+  }
+
+  /** Since the last look. */
+  #looksBusy(): boolean {
+    const { busyUtilization, busyCommands_per_s } = this.#options
+    const [utilization, looked] = [this.#utilization, this.#looked]
+    this.#utilization = performance.eventLoopUtilization()
+    this.#looked = { at_ms: performance.now(), commands: this.#commands() }
+    const passed_s = (this.#looked.at_ms - looked.at_ms) / 1000
+    return (
+      performance.eventLoopUtilization(this.#utilization, utilization).utilization > busyUtilization ||
+      this.#looked.commands - looked.commands > passed_s * busyCommands_per_s
+    )
   }
 
   async #send(message: Message, underWay: number): Promise<void> {
