@@ -75,6 +75,7 @@ import { ExactRouter } from './transport/router.ts'
 import { mountX402 } from './transport/x402.ts'
 import { AgentSightings } from './usage/agents.store.ts'
 import { AgentService } from './usage/agents.ts'
+import { Rollup } from './usage/rollup.ts'
 import { UsageService } from './usage/service.ts'
 import { VERSION } from './version.ts'
 
@@ -132,6 +133,7 @@ export type App = {
   readonly proxy: ProxyService
   readonly prices: PriceService
   readonly sealer: Sealer
+  readonly rollup: Rollup
   readonly figures: Figures
   readonly metrics: Metrics<OperationDeps>
   readonly execute: Execute<OperationDeps>
@@ -175,7 +177,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
   )
   const { governance } = deps
   const policy = () => governance?.policy ?? null
-  const companions = [approvalDecisions, new DecisionEvents({ ...deps, wake }), new AgentSightings(), loopCounts]
+  const companions = [approvalDecisions, new DecisionEvents({ ...deps, wake, policy }), new AgentSightings(), loopCounts]
   const figures = new Figures(deps, [
     new HoldFigures({ ...deps, commands }).read,
     outboxFigures(deps),
@@ -190,9 +192,17 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
   const engine: DecisionEngine = new DecisionEngine({ ...deps, companions, observer, policy }, { lanes: config.LANES, ...QUEUE })
   const budgets = new BudgetService({ ...deps, engine, catalogue, policy })
   const outage =
-    governance && new OutageBook({ ...deps, governance, book: budgets.bookAfterwards.bind(budgets) }, config.RGF_JOURNAL_DIR)
-  const bookings = new BookingService({ budgets, outage: outage ?? { allow: async () => false } })
-  const keys = new KeyResolver(deps, { ...QUEUE, trustKnown: () => governance?.failSafe === 'allow' })
+    governance &&
+    new OutageBook(
+      { ...deps, governance, book: budgets.bookAfterwards.bind(budgets), ping: deps.database.ping },
+      config.RGF_JOURNAL_DIR,
+    )
+  const bookings = new BookingService({ budgets, outage: outage ?? NO_OUTAGE })
+  const keys = new KeyResolver(deps, {
+    ...QUEUE,
+    trustKnown: () => governance?.failSafe === 'allow',
+    isAway: () => outage?.isAway ?? false,
+  })
   const accounts = new AccountService(
     { ...deps, keys, quota: budgets, events: notifications, changes: audit },
     { trialOps: config.SIGNUP_TRIAL_OPS },
@@ -223,6 +233,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
       budgets,
       rates,
       catalogue: () => prices.current,
+      outage: outage ?? NO_OUTAGE,
       policy: options.proxy?.policy ?? proxyPolicy({ ...deps, policy, budgets }),
     },
     { ...proxySettings(config), ...(options.proxy?.renew_ms !== undefined && { renew_ms: options.proxy.renew_ms }) },
@@ -235,6 +246,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
   const waiters = new DecisionWaiters(deps)
   const approvals = new ApprovalService({ ...deps, budgets, notifications, waiters, changes: audit })
   const usage = new UsageService(deps)
+  const rollup = new Rollup({ ...deps, commands })
   const agents = new AgentService({ ...deps, budgets, usage })
   const dashboard = new DashboardService({ ...deps, accounts, budgets, approvals, usage })
   const sessions = new SessionService(deps)
@@ -379,6 +391,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     proxy,
     prices,
     sealer,
+    rollup,
     figures,
     metrics,
     execute,
@@ -406,6 +419,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
       billing.start()
       proxy.start()
       sealer.start()
+      rollup.start()
       metrics.start()
       figures.start()
     },
@@ -421,12 +435,14 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
       clearInterval(expiring)
       await billing.stop()
       await sealer.stop()
+      await rollup.stop()
       await figures.stop()
       await prices.stop()
       await waiters.stop()
       await governance?.stop()
-      await outage?.stop()
       await proxy.stop(PROXY_SETTLE_MS)
+      // After the proxy, which notes there what its last calls cost.
+      await outage?.stop()
       dashboardPages.release()
       await engine.settled()
       await notifications.settled()
@@ -467,6 +483,9 @@ async function paymentFigures(billing: BillingService): Promise<Readonly<Record<
     unattributed_payments: Number(totals?.unattributed ?? 0),
   }
 }
+
+/** Without a governance file nothing goes on while the database is away. */
+const NO_OUTAGE = { isAway: false, covers: () => false, allow: async () => false, settle: async () => {} }
 
 /** The domain of a mail address, with or without a name before it; for message ids. */
 const domainOf = (from: string | undefined): string => /@([\w.-]+)>?\s*$/.exec(from ?? '')?.[1] ?? 'localhost'

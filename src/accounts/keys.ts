@@ -6,6 +6,7 @@ import type { Clock } from '../core/clock.ts'
 import { DomainError } from '../core/errors.ts'
 import type { Log } from '../core/log.ts'
 import type { KeyCaller } from '../core/operation.ts'
+import { answeredWithin } from '../core/patience.ts'
 import type { Database } from '../db/client.ts'
 import { withDatabaseFailure } from '../db/failure.ts'
 import { type ApiKeyRow, findKeysByHash, findRevokedSince, touchKeys } from './store.ts'
@@ -45,6 +46,7 @@ export class KeyResolver {
     noDeleteOnStaleGet: true,
   })
   readonly #trustKnown: () => boolean
+  readonly #isAway: () => boolean
   readonly #unknown = new LRUCache<string, true>({
     ...atMost(UNKNOWN_KEYS),
     ttl: UNKNOWN_TTL_MS,
@@ -58,16 +60,20 @@ export class KeyResolver {
   #timers: NodeJS.Timeout[] = []
   #unlisten: (() => Promise<void>) | undefined
 
-  /** @param options `trustKnown` whether a key that was good when last looked at stands while the database cannot be asked */
+  /**
+   * @param options `trustKnown` whether a key that was good when last looked at stands while the database cannot be asked; `isAway` whether
+   * asking it is known to be in vain
+   */
   constructor(
     deps: { database: Database; clock: Clock; log: Log },
-    options: { maxBatch: number; maxQueue: number; trustKnown?: () => boolean },
+    options: { maxBatch: number; maxQueue: number; trustKnown?: () => boolean; isAway?: () => boolean },
   ) {
     this.#database = deps.database
     this.#clock = deps.clock
     this.#log = deps.log
     this.#polledMs = deps.clock.now()
     this.#trustKnown = options.trustKnown ?? (() => false)
+    this.#isAway = options.isAway ?? (() => false)
     this.#lookups = new Batcher((hashes) => this.#lookUp(hashes), options)
   }
 
@@ -96,7 +102,7 @@ export class KeyResolver {
   resolve(key: string): KeyCaller | null | Promise<KeyCaller | null> {
     if (!KEY.test(key)) return null
     const name = hash('sha256', key, 'base64')
-    const known = this.#known.get(name)
+    const known = this.#isAway() && this.#trustKnown() ? this.#known.get(name, { allowStale: true }) : this.#known.get(name)
     if (known) return this.#ifLive(known.caller)
     return this.#unknown.has(name) ? null : this.#resolveFromDatabase(name)
   }
@@ -127,11 +133,12 @@ export class KeyResolver {
 
   async #resolveFromDatabase(hash: string): Promise<KeyCaller | null> {
     const epoch = this.#epoch
+    const known = this.#trustKnown() ? this.#known.get(hash, { allowStale: true }) : undefined
     let row: ApiKeyRow | null
     try {
-      row = await this.#lookups.submit(Buffer.from(hash, 'base64'))
+      const lookup = this.#lookups.submit(Buffer.from(hash, 'base64'))
+      row = await (known === undefined ? lookup : answeredWithin(lookup))
     } catch (error) {
-      const known = this.#trustKnown() ? this.#known.get(hash, { allowStale: true }) : undefined
       if (known && error instanceof DomainError && error.code === 'database_unavailable') return this.#ifLive(known.caller)
       throw error
     }

@@ -1,6 +1,6 @@
 import type { Clock } from '../core/clock.ts'
 import { DomainError } from '../core/errors.ts'
-import { isUuid } from '../core/ids.ts'
+import { isUuid, uuidv7 } from '../core/ids.ts'
 import { MAX_NANOUSD, type Nanousd, nanousdFromUsd } from '../core/money.ts'
 import type { Database } from '../db/client.ts'
 import { withDatabaseFailure } from '../db/failure.ts'
@@ -185,11 +185,28 @@ export class BudgetService {
   }
 
   /**
-   * Books what was bought while the database was away, whatever the limits say now: it is spent. Repeating it books nothing more.
+   * Books what was bought while the database was away, whatever the limits say now: it is spent. Repeating it books nothing more. A
+   * reservation that was stored under this id although its answer was lost is settled at this cost instead.
    * @throws DomainError `account_not_found`, `database_unavailable`, `overloaded`
    */
   async bookAfterwards(accountId: string, operationId: string, purchase: Purchase): Promise<void> {
-    await this.#engine.submit(accountId, { ...bookingOf({ operationId, resumed: true }, purchase), forced: true })
+    const command = { ...bookingOf({ operationId, resumed: true }, purchase), forced: true as const }
+    const booked = await this.#engine.submit(accountId, command)
+    // Only what is made now tells its limits.
+    if (!booked.approved || booked.limits !== undefined) return
+    const { agentId, cost, detail } = purchase
+    await this.#engine.submit(accountId, {
+      kind: 'settle',
+      id: uuidv7(this.#clock.now()),
+      resumed: false,
+      agentId,
+      path: pathOf(agentId),
+      holdId: operationId,
+      usage: NO_USAGE,
+      cost,
+      holdKind: HOLD_KIND.reservation,
+      detail,
+    })
   }
 
   /** Holds the most that a forwarded call can cost. Its caller prices it, since only he knows the whole call. */
@@ -477,6 +494,13 @@ function storable(amount: Nanousd, field: string): Nanousd {
   })
 }
 
+const NO_USAGE: Usage = {
+  inputTokens: 0,
+  outputTokens: 0,
+  cachedInputTokens: 0,
+  cacheWriteInputTokens: 0,
+  cacheWrite1hInputTokens: 0,
+}
 const NO_RATES: TokenRates = { input: 0n, output: 0n, cachedInput: 0n, cacheWrite: 0n, cacheWrite1h: 0n }
 
 const bookingOf = (call: CallId, purchase: Purchase): ClearCommand => ({

@@ -361,7 +361,7 @@ export interface paths {
     }
     /**
      * Read an agent's usage
-     * @description What an agent and everything below it spent, per hour or day and per model. A clearance counts in the step in which it was taken, at what it really cost once that is known. Looks at the newest 200,000 decisions of the range at most.
+     * @description What an agent and everything below it spent, per hour or day and per model. A clearance counts in the step in which it was taken, at what it really cost once that is known. Ranges are whole hours, of a year at most.
      */
     get: operations['get_usage']
     put?: never
@@ -5655,7 +5655,7 @@ export interface operations {
         step?: 'hour' | 'day'
         /** @description Unix milliseconds; a day ago, by days 30 days ago */
         from?: number
-        /** @description Unix milliseconds; now when left out */
+        /** @description Unix milliseconds, rounded up to a whole hour; now when left out */
         to?: number
       }
       header?: never
@@ -5682,7 +5682,7 @@ export interface operations {
            *       "agent_id": "crawler",
            *       "step": "hour",
            *       "from": 1763809200000,
-           *       "to": 1763812800001,
+           *       "to": 1763816400000,
            *       "spent_usd": 0.12,
            *       "series": [
            *         {

@@ -133,6 +133,9 @@ export function mayCall(access: Access, caller: Caller): boolean {
   return access.agentRule !== 'none' || caller.agentId === null
 }
 
+/** The caller's place in a distributed trace, as it sent it (W3C Trace Context). Not checked. */
+export type TraceHeaders = { readonly traceparent: string; readonly tracestate?: string | undefined }
+
 export type CallContext = {
   readonly caller: Caller
   readonly ip: string
@@ -140,6 +143,7 @@ export type CallContext = {
   readonly idempotencyKey?: string | undefined
   /** How the call came: one of few words, for metrics. */
   readonly transport?: 'rest' | 'mcp' | undefined
+  readonly trace?: TraceHeaders | undefined
   /** The bearer key as sent; encrypts stored secret responses, never stored or logged. */
   readonly bearer?: string | undefined
 }

@@ -103,7 +103,9 @@ export class DashboardService {
       focus === null || focus.window === 'session'
         ? [now_ms - DAY_MS, now_ms + DAY_MS / 2]
         : [instanceStart(focus.window, now_ms), focus.resetMs]
-    const step_ms = Math.ceil((to_ms - from_ms) / BURN_STEPS)
+    const fine_ms = Math.ceil((to_ms - from_ms) / BURN_STEPS)
+    // Whole hours, where it may be, are told by sums.
+    const step_ms = fine_ms < HOUR_MS ? fine_ms : Math.ceil(fine_ms / HOUR_MS) * HOUR_MS
     const [series, recent] = await Promise.all([
       usage.spendSeries(accountId, { agentId, from_ms, to_ms: Math.max(from_ms + 1, now_ms + 1), step_ms }),
       usage.spendSeries(accountId, { agentId, from_ms: now_ms - PACE_MS, to_ms: now_ms + 1, step_ms: PACE_STEP_MS }),

@@ -23,7 +23,7 @@ const allowSchema = z.object({
 })
 const lineSchema = z.discriminatedUnion('kind', [
   allowSchema,
-  z.object({ kind: z.literal('settle'), id: z.uuid(), cost_nanousd: nanousd }),
+  z.object({ kind: z.literal('settle'), id: z.uuid(), cost_nanousd: nanousd, detail: z.string().optional() }),
 ])
 
 /** Something allowed while the database was away. */
@@ -71,8 +71,8 @@ export class Journal {
     return this.#writes.submit({ text: `${JSON.stringify(line)}\n` })
   }
 
-  settle(id: string, cost: bigint): Promise<void> {
-    return this.#writes.submit({ text: `${JSON.stringify({ kind: 'settle', id, cost_nanousd: String(cost) })}\n` })
+  settle(id: string, cost: bigint, detail: string): Promise<void> {
+    return this.#writes.submit({ text: `${JSON.stringify({ kind: 'settle', id, cost_nanousd: String(cost), detail })}\n` })
   }
 
   /** Forgets everything, once all of it is booked. Must not be called while an `allow` is under way. */
@@ -149,7 +149,7 @@ export function readLines(text: string): JournalEntry[] {
     const { data } = parsed
     if (data.kind === 'settle') {
       const entry = entries.get(data.id)
-      if (entry) entries.set(data.id, { ...entry, cost: data.cost_nanousd })
+      if (entry) entries.set(data.id, { ...entry, cost: data.cost_nanousd, detail: data.detail ?? entry.detail })
     } else {
       const { id, account_id: accountId, agent_id: agentId, label, cost_nanousd: cost, detail, at_ms: atMs } = data
       entries.set(id, { id, accountId, agentId, label, cost, detail, atMs })

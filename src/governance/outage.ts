@@ -20,6 +20,8 @@ type Deps = {
   readonly governance: { readonly policy: GovernancePolicy | null; readonly failSafe: FailSafe }
   /** Books what happened, once: by its operation id. */
   readonly book: (accountId: string, operationId: string, purchase: Purchase) => Promise<void>
+  /** Throws while the database does not answer. */
+  readonly ping: () => Promise<void>
   readonly clock: Clock
   readonly log: Log
 }
@@ -46,6 +48,7 @@ export class OutageBook {
   #timers: NodeJS.Timeout[] = []
   #trying: Promise<void> | null = null
   #lookedMs = 0
+  #isAway = false
   readonly stats = { allowed: 0, booked: 0, lost: 0 }
 
   /** @param folder where the journals are, shared by the processes of this machine */
@@ -57,6 +60,21 @@ export class OutageBook {
   /** How many wait to be booked. */
   get pending(): number {
     return this.#pending.size + this.#leftovers.reduce((sum, { entries }) => sum + entries.length, 0)
+  }
+
+  /**
+   * Whether the database was away when last asked, which is every second from the first purchase that was allowed on. Who asks `allow` at once
+   * meanwhile spares its caller the wait for a database that keeps silent.
+   */
+  get isAway(): boolean {
+    return this.#isAway
+  }
+
+  /** Whether the file lets an agent do something while the database is away, budgets aside. */
+  covers(agentId: string, asked: PolicyQuestion): boolean {
+    const { policy, failSafe } = this.#deps.governance
+    if (policy === null || failSafe !== 'allow') return false
+    return policy.namedLevels(agentId).length > 0 && policy.refusal(pathOf(agentId), asked) === null
   }
 
   /** Begins to book what waits, of this process and of those that are gone. */
@@ -87,11 +105,10 @@ export class OutageBook {
     asked: PolicyQuestion = purchase.tool === undefined ? {} : { tool: purchase.tool },
     options: { isOpen?: boolean } = {},
   ): Promise<boolean> {
-    const { policy, failSafe } = this.#deps.governance
-    if (policy === null || failSafe !== 'allow' || this.#pending.size >= MAX_PENDING) return false
+    const { policy } = this.#deps.governance
+    if (policy === null || this.#pending.size >= MAX_PENDING || !this.covers(purchase.agentId, asked)) return false
     if (this.#pending.has(operationId)) return true
     const levels = policy.namedLevels(purchase.agentId)
-    if (levels.length === 0 || policy.refusal(pathOf(purchase.agentId), asked) !== null) return false
     if (levels.some((level) => !this.#fits(policy, accountId, level, purchase.cost))) return false
     const { agentId, label, cost, detail } = purchase
     const entry = { id: operationId, accountId, agentId, label, cost, detail, atMs: this.#deps.clock.now() }
@@ -106,16 +123,26 @@ export class OutageBook {
     const pending = this.#pending.get(operationId)
     if (pending) pending.isOpen = options.isOpen ?? false
     this.stats.allowed++
+    if (!this.#isAway) this.#deps.log.warn('the database is away: agents of the governance file go on within its budgets')
+    this.#isAway = true
     return true
   }
 
-  /** The final cost of something allowed as open. Unknown ids are none of ours and change nothing. */
-  async settle(operationId: string, cost: Nanousd): Promise<void> {
+  /**
+   * The final cost of something allowed as open. Unknown ids are none of ours and change nothing. Never throws: where the disk fails it is
+   * booked from memory, and at its estimate only if the process ends before.
+   * @param detail JSON, what is known of it by now
+   */
+  async settle(operationId: string, cost: Nanousd, detail: string): Promise<void> {
     const pending = this.#pending.get(operationId)
     if (pending === undefined) return
-    await (await this.#ownJournal()).settle(operationId, cost)
+    try {
+      await (await this.#ownJournal()).settle(operationId, cost, detail)
+    } catch (error) {
+      this.#deps.log.error({ err: error, id: operationId }, 'what a call of the outage cost cannot be noted on disk')
+    }
     this.#remove(operationId)
-    this.#add({ ...pending, entry: { ...pending.entry, cost }, isOpen: false })
+    this.#add({ ...pending, entry: { ...pending.entry, cost, detail }, isOpen: false })
   }
 
   /** Books what waits, as far as the database lets it. Never throws. */
@@ -129,6 +156,7 @@ export class OutageBook {
   }
 
   async #bookAll(): Promise<void> {
+    if (this.#isAway && !(await this.#isBack())) return
     await this.#findLeftovers()
     for (const leftover of [...this.#leftovers]) {
       if (!(await this.#bookEntries(leftover.entries))) return
@@ -140,6 +168,17 @@ export class OutageBook {
     const journal = await this.#ownJournal()
     // Whatever is allowed from here on is written after the truncation.
     if (this.#pending.size === 0) await journal.clear()
+  }
+
+  async #isBack(): Promise<boolean> {
+    try {
+      await this.#deps.ping()
+    } catch {
+      return false
+    }
+    this.#isAway = false
+    this.#deps.log.info({ to_book: this.pending }, 'the database is back')
+    return true
   }
 
   /** @returns whether all of them are booked; it ends at the first page that is not */

@@ -13,10 +13,13 @@ export type PlannedHold = {
   /** What it counts as now: its actual cost, nothing when released, else its estimate. */
   readonly counted: Nanousd
   readonly takenMs: number
+  /** The most tokens it can have asked for, if all of its estimate was for them: how many were input is not stored. */
+  readonly mostTokens: number
 }
 export type Position = { readonly accountId: string; readonly holdId: string }
 
-/** `holds.kind` of a booking (budgets room). */
+const PICO_PER_NANO = 1_000n
+/** `holds.kind` of a booking (budgets room). A call that was forwarded in an outage is booked too, with how it ended. */
 const BOOKING = 1
 
 /** Approved spends of every account from a moment on, by account and then as they came; a page of them. */
@@ -27,7 +30,7 @@ export async function nextHolds(
   limit: number,
 ): Promise<PlannedHold[]> {
   const rows = await sql.unsafe(
-    `select account_id, hold_id, agent_id, kind, model, estimate_nanousd, taken_ms,
+    `select account_id, hold_id, agent_id, kind = ${BOOKING} and coalesce(detail, '') not like '{"end":%' as is_booking, model, estimate_nanousd, rates, taken_ms,
        case state when 1 then coalesce(actual_nanousd, estimate_nanousd) when 2 then 0 else estimate_nanousd end as counted
      from holds where (account_id, hold_id) > ($1::uuid, $2::uuid) and hold_id >= $3::uuid and taken_ms >= $4::bigint
      order by account_id, hold_id limit $5::int`,
@@ -38,12 +41,20 @@ export async function nextHolds(
     accountId: row.account_id as string,
     holdId: row.hold_id as string,
     agentId: row.agent_id as string,
-    isBooking: row.kind === BOOKING,
+    isBooking: row.is_booking as boolean,
     model: row.model as string,
     estimate: row.estimate_nanousd as bigint,
     counted: row.counted as bigint,
     takenMs: Number(row.taken_ms),
+    mostTokens: mostTokens(row.rates as string, row.estimate_nanousd as bigint),
   }))
+}
+
+/** Rates are pico-dollars per token, input first, then output; input-only models have the former alone. Bookings have none. */
+function mostTokens(rates: string, estimate: Nanousd): number {
+  const [input = 0n, output = 0n] = rates.split(',').map(BigInt)
+  const rate = output > 0n ? output : input
+  return rate === 0n ? 0 : Number((estimate * PICO_PER_NANO) / rate)
 }
 
 /** How many were denied already from a moment on. */

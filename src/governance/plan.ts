@@ -24,13 +24,16 @@ export type Plan = {
   readonly lines: ReadonlyMap<string, PlanLine>
   readonly denied: number
   readonly saved: Nanousd
+  /** Beside those: what `max_tokens_per_request` would have denied at most. */
+  readonly tooManyTokens: { readonly denied: number; readonly saved: Nanousd }
 }
 
 /**
  * Replays what was approved in the last days as if the file had been in force: each spend against the file's rules and budgets, in the order
  * in which the requests came, counting what it really cost once that is known. Reads one snapshot page by page and keeps one account's sums at
  * a time, so its memory depends on the file alone. What was denied already stays denied: a file never loosens.
- * `max_tokens_per_request` cannot be replayed: a clearance keeps its price, not its tokens.
+ * A hold keeps its price and not its tokens, so of `max_tokens_per_request` it is known what it would not have denied, and the rest is said beside the
+ * sums.
  */
 export async function planGovernance(
   database: Database,
@@ -68,6 +71,7 @@ class Replay {
   #spent = 0n
   #denied = 0
   #saved = 0n
+  readonly #tooManyTokens = { denied: 0, saved: 0n }
 
   constructor(policy: GovernancePolicy, from_ms: number) {
     this.#policy = policy
@@ -88,11 +92,16 @@ class Replay {
     }
     if (stopped === null) {
       for (const level of path) if (this.#policy.limits(level)) this.#count(level, hold)
+      if (isReported && this.#policy.refusal(path, { maxTokens: hold.mostTokens }) !== null) {
+        this.#tooManyTokens.denied++
+        this.#tooManyTokens.saved += hold.counted
+      }
     } else if (isReported) this.#report(stopped, hold.counted)
   }
 
-  result(): Pick<Plan, 'approved' | 'spent' | 'lines' | 'denied' | 'saved'> {
-    return { approved: this.#approved, spent: this.#spent, lines: this.#lines, denied: this.#denied, saved: this.#saved }
+  result(): Omit<Plan, 'from_ms' | 'to_ms' | 'deniedAlready'> {
+    const [lines, tooManyTokens] = [this.#lines, this.#tooManyTokens]
+    return { approved: this.#approved, spent: this.#spent, lines, denied: this.#denied, saved: this.#saved, tooManyTokens }
   }
 
   #stoppedBy(path: readonly string[], hold: PlannedHold): { level: string; reason: string } | null {
@@ -131,6 +140,9 @@ class Replay {
   }
 }
 
+const describeTokens = (denied: number, saved: string): string =>
+  `max_tokens_per_request would have denied up to ${denied} more, ${saved}: those whose estimate is worth more tokens than it allows. How many of them were input is not stored.`
+
 /** The smallest UUIDv7 of a moment. */
 function idAt(at_ms: number): string {
   const time = Math.max(0, at_ms).toString(16).padStart(12, '0')
@@ -150,6 +162,7 @@ export function describePlan(plan: Plan): string {
   return [
     `${day(plan.from_ms)} to ${day(plan.to_ms)} UTC: ${plan.approved} approved, ${dollars(plan.spent)}; ${plan.deniedAlready} denied already.`,
     ...lines,
-    `Under this file: ${plan.denied} denials more, ${dollars(plan.saved)} saved. max_tokens_per_request cannot be replayed.`,
+    `Under this file: ${plan.denied} denials more, ${dollars(plan.saved)} saved.`,
+    ...(plan.tooManyTokens.denied === 0 ? [] : [describeTokens(plan.tooManyTokens.denied, dollars(plan.tooManyTokens.saved))]),
   ].join('\n')
 }

@@ -1,8 +1,8 @@
-import type { Attributes, SpanContext, Tracer } from '@opentelemetry/api'
+import type { Attributes, Context, Span, SpanContext, Tracer } from '@opentelemetry/api'
 import type { EngineObserver } from '../budgets/engine.ts'
 import type { Command } from '../budgets/state.ts'
 import { DomainError } from '../core/errors.ts'
-import type { CallContext, CallObserver, Operation, OperationResult } from '../core/operation.ts'
+import type { CallContext, CallObserver, Operation, OperationResult, TraceHeaders } from '../core/operation.ts'
 
 /** Most batches remembered for requests that have not ended; commands of no request are forgotten with them. */
 const MAX_REMEMBERED = 20_000
@@ -11,17 +11,34 @@ const SERVER = 1
 const CLIENT = 2
 const ERROR = 2
 
+/** W3C Trace Context: which trace a call belongs to, and how those who are called next are told. */
+type Propagation = {
+  parentOf(incoming: Partial<TraceHeaders> | undefined): Context
+  headersOf(span: Span): Record<string, string>
+}
+
+/** The span of a proxied call while it runs. */
+export type CallTrace = {
+  /** For the provider: its work is part of this call. */
+  readonly headers: Readonly<Record<string, string>>
+  /** The command whose batch decided it. */
+  decidedBy(commandId: string): void
+  end(outcome: string): void
+}
+
 /**
- * One span per call, with its operation, transport and outcome, linked to the span of the database batch that decided it. A span holds no
- * key, no agent, no account and no part of the request.
+ * One span per call, with its operation, transport and outcome, linked to the span of the database batch that decided it. It continues the
+ * trace that its caller is in. A span holds no key, no agent, no account and no part of the request.
  */
 export class Tracing<D> implements CallObserver<D>, EngineObserver {
   readonly #tracer: Tracer
+  readonly #propagation: Propagation
   readonly #flush: () => Promise<void>
   readonly #batches = new Map<string, SpanContext>()
 
-  constructor(tracer: Tracer, flush: () => Promise<void>) {
+  constructor(tracer: Tracer, propagation: Propagation, flush: () => Promise<void>) {
     this.#tracer = tracer
+    this.#propagation = propagation
     this.#flush = flush
   }
 
@@ -33,24 +50,46 @@ export class Tracing<D> implements CallObserver<D>, EngineObserver {
     error: unknown,
     operationId: string | null,
   ): void {
-    const batch = operationId === null ? undefined : this.#batches.get(operationId)
-    if (operationId !== null) this.#batches.delete(operationId)
     const attributes: Attributes = {
       'gvnr.operation': operation.name,
       'gvnr.transport': call.transport ?? 'page',
       'http.route': operation.path,
       ...outcomeOf(result, error),
     }
-    const links = batch === undefined ? [] : [{ context: batch }]
-    const span = this.#tracer.startSpan(operation.name, {
-      kind: SERVER,
-      startTime: timeOf(began_ms),
-      attributes,
-      links,
-      root: true,
-    })
+    const links = operationId === null ? [] : this.#takeLinks(operationId)
+    const span = this.#tracer.startSpan(
+      operation.name,
+      { kind: SERVER, startTime: timeOf(began_ms), attributes, links },
+      this.#propagation.parentOf(call.trace),
+    )
     if (result === null && !(error instanceof DomainError && error.status < 500)) span.setStatus({ code: ERROR })
     span.end()
+  }
+
+  /** Begins the span of a proxied call. @param route its path @param incoming the headers of its request */
+  begin(route: string, incoming: Readonly<Record<string, unknown>>): CallTrace {
+    const { traceparent, tracestate } = incoming
+    const parent = this.#propagation.parentOf({
+      ...(typeof traceparent === 'string' && { traceparent }),
+      ...(typeof tracestate === 'string' && { tracestate }),
+    })
+    const attributes: Attributes = { 'gvnr.operation': 'proxy', 'gvnr.transport': 'proxy', 'http.route': route }
+    const span = this.#tracer.startSpan('proxy', { kind: SERVER, attributes }, parent)
+    return {
+      headers: this.#propagation.headersOf(span),
+      decidedBy: (commandId) => void span.addLinks(this.#takeLinks(commandId)),
+      end: (outcome) => {
+        span.setAttribute('gvnr.outcome', outcome)
+        if (outcome === 'internal_error') span.setStatus({ code: ERROR })
+        span.end()
+      },
+    }
+  }
+
+  #takeLinks(commandId: string): { context: SpanContext }[] {
+    const batch = this.#batches.get(commandId)
+    this.#batches.delete(commandId)
+    return batch === undefined ? [] : [{ context: batch }]
   }
 
   decided(): void {}
@@ -75,16 +114,29 @@ export class Tracing<D> implements CallObserver<D>, EngineObserver {
  * @param endpoint the collector's base URL, e.g. `http://127.0.0.1:4318`
  */
 export async function startTracing<D>(endpoint: string, version: string): Promise<Tracing<D>> {
-  const [{ NodeTracerProvider, BatchSpanProcessor }, { OTLPTraceExporter }, { resourceFromAttributes }] = await Promise.all([
-    import('@opentelemetry/sdk-trace-node'),
-    import('@opentelemetry/exporter-trace-otlp-http'),
-    import('@opentelemetry/resources'),
-  ])
+  const [api, core, { NodeTracerProvider, BatchSpanProcessor }, { OTLPTraceExporter }, { resourceFromAttributes }] =
+    await Promise.all([
+      import('@opentelemetry/api'),
+      import('@opentelemetry/core'),
+      import('@opentelemetry/sdk-trace-node'),
+      import('@opentelemetry/exporter-trace-otlp-http'),
+      import('@opentelemetry/resources'),
+    ])
   const provider = new NodeTracerProvider({
     resource: resourceFromAttributes({ 'service.name': 'gvnr', 'service.version': version }),
     spanProcessors: [new BatchSpanProcessor(new OTLPTraceExporter({ url: `${endpoint}/v1/traces` }))],
   })
-  return new Tracing<D>(provider.getTracer('gvnr', version), () => provider.shutdown())
+  const { ROOT_CONTEXT, trace, defaultTextMapGetter, defaultTextMapSetter } = api
+  const w3c = new core.W3CTraceContextPropagator()
+  const propagation: Propagation = {
+    parentOf: (incoming) => (incoming === undefined ? ROOT_CONTEXT : w3c.extract(ROOT_CONTEXT, incoming, defaultTextMapGetter)),
+    headersOf(span) {
+      const headers: Record<string, string> = {}
+      w3c.inject(trace.setSpan(ROOT_CONTEXT, span), headers, defaultTextMapSetter)
+      return headers
+    },
+  }
+  return new Tracing<D>(provider.getTracer('gvnr', version), propagation, () => provider.shutdown())
 }
 
 /** Both of two observers. */

@@ -1,10 +1,11 @@
 import type { Companion, CompanionPart } from '../budgets/companion.ts'
-import { extraAt, spentAt } from '../budgets/envelope.ts'
-import type { AccountChange, DenialEntry, EnvelopeState } from '../budgets/state.ts'
-import { instanceStart, WINDOWS } from '../budgets/windows.ts'
+import { limitsOf } from '../budgets/envelope.ts'
+import { noPolicy, type PolicySource } from '../budgets/policy.ts'
+import type { AccountChange, DenialEntry, LimitView } from '../budgets/state.ts'
+import { instanceStart } from '../budgets/windows.ts'
 import type { Clock } from '../core/clock.ts'
 import { uuidv7 } from '../core/ids.ts'
-import { type Nanousd, usdFromNanousd } from '../core/money.ts'
+import { usdFromNanousd } from '../core/money.ts'
 import type { Parameters } from '../db/array-literal.ts'
 import { type DomainEvent, eventBit, FirstOfMinute } from './events.ts'
 import { fanOutSql } from './store.ts'
@@ -18,10 +19,13 @@ const MAX_PERCENT = 1_000
 export class DecisionEvents implements Companion {
   readonly #clock: Clock
   readonly #wake: () => void
+  readonly #policy: PolicySource
   readonly #denials = new FirstOfMinute()
 
-  constructor(deps: { clock: Clock; wake: () => void }) {
+  /** @param deps `policy` must be the engine's */
+  constructor(deps: { clock: Clock; wake: () => void; policy?: PolicySource }) {
     this.#clock = deps.clock
+    this.#policy = deps.policy ?? noPolicy
     this.#wake = deps.wake
   }
 
@@ -56,33 +60,37 @@ export class DecisionEvents implements Companion {
     }
   }
 
-  #thresholds(change: AccountChange): DomainEvent[] {
+  /** Of each limit in force, the account's own or the governance file's, whichever is the stricter one. */
+  #thresholds({ account, charged, limited, clockMs }: AccountChange): DomainEvent[] {
+    const { accountId } = account
     const events: DomainEvent[] = []
-    for (const rows of [change.charged, change.limited]) {
+    for (const rows of [charged, limited]) {
       for (const [agentId, after] of rows) {
-        const before = change.account.envelopes.get(agentId) ?? null
-        for (const [index, window] of WINDOWS.entries()) {
-          const limit = after.limits[index] ?? null
-          if (limit === null) continue
-          const spent = after.spent[index] ?? 0n
-          const extra = extraAt(after.extra, index, change.clockMs)
-          const to = percentOf(spent, limit + extra)
-          const from = before === null ? 0 : percentBefore(before, index, change.clockMs)
+        const further = this.#policy()?.limits(agentId) ?? null
+        const row = account.envelopes.get(agentId) ?? null
+        const before = row === null ? [] : limitsOf(agentId, row, clockMs, further)
+        for (const limit of limitsOf(agentId, after, clockMs, further)) {
+          const { window, spent } = limit
+          const to = percentOf(limit)
+          const same = before.find((one) => one.window === window)
+          const from = same === undefined ? 0 : percentOf(same)
           if (to <= from) continue
+          const cap = limit.limit + limit.extra
           events.push({
-            accountId: change.account.accountId,
+            accountId,
             id: uuidv7(this.#clock.now()),
             name: 'envelope.threshold',
             stream: `agent:${agentId}`,
-            atMs: change.clockMs,
+            atMs: clockMs,
             percent: { from, to },
-            dedupKey: `threshold:${agentId}:${window}:${instanceStart(window, change.clockMs)}:${limit + extra}`,
+            dedupKey: `threshold:${agentId}:${window}:${instanceStart(window, clockMs)}:${cap}`,
             data: {
               agent_id: agentId,
               window,
-              limit_usd: usdFromNanousd(limit + extra),
+              limit_usd: usdFromNanousd(cap),
               spent_usd: usdFromNanousd(spent),
               spent_percent: to,
+              ...(limit.file && { limit_origin: 'file' }),
             },
           })
         }
@@ -93,16 +101,11 @@ export class DecisionEvents implements Companion {
 }
 
 /** Whole percent of a limit that is spent, rounded down. */
-function percentOf(spent: Nanousd, limit: Nanousd): number {
-  if (limit <= 0n) return 0
-  const percent = Number((spent * 100n) / limit)
+function percentOf({ spent, limit, extra }: LimitView): number {
+  const cap = limit + extra
+  if (cap <= 0n) return 0
+  const percent = Number((spent * 100n) / cap)
   return Math.min(Math.max(percent, 0), MAX_PERCENT)
-}
-
-function percentBefore(before: EnvelopeState, index: number, at_ms: number): number {
-  const limit = before.limits[index] ?? null
-  if (limit === null) return 0
-  return percentOf(spentAt(before, at_ms)[index] ?? 0n, limit + extraAt(before.extra, index, at_ms))
 }
 
 function denialEvent(accountId: string, denial: DenialEntry): DomainEvent {

@@ -65,7 +65,12 @@ export type Target = {
 export type CallOptions = { readonly dispatcher: Dispatcher; readonly cutoff: boolean }
 
 /** Headers of a forwarded answer (docs/proxy.md). Absent for a call that is not charged. */
-export type Reserved = { readonly id: string; readonly estimate: Nanousd; readonly remaining: Nanousd }
+export type Reserved = {
+  readonly id: string
+  readonly estimate: Nanousd
+  /** null: the database is away, and it is booked when it is back. */
+  readonly remaining: Nanousd | null
+}
 
 /**
  * One forwarded call, from its request to the provider to the last byte for the client. Money is its caller's business.
@@ -309,7 +314,7 @@ function reservedHeaders(reserved: Reserved | null): Record<string, string> {
   return {
     'x-gvnr-clearance-id': reserved.id,
     'x-gvnr-estimate-usd': decimal(reserved.estimate),
-    'x-gvnr-remaining-usd': decimal(reserved.remaining),
+    ...(reserved.remaining === null ? { 'x-gvnr-deferred': 'true' } : { 'x-gvnr-remaining-usd': decimal(reserved.remaining) }),
   }
 }
 

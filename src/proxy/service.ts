@@ -1,14 +1,15 @@
 import { hash } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Agent } from 'undici'
-import type { BudgetService } from '../budgets/service.ts'
-import type { LoopLimit } from '../budgets/state.ts'
+import type { BudgetService, Purchase, Refusal } from '../budgets/service.ts'
+import type { Approval, LoopLimit } from '../budgets/state.ts'
 import type { Clock } from '../core/clock.ts'
 import { DomainError } from '../core/errors.ts'
 import { uuidv7 } from '../core/ids.ts'
 import type { Log } from '../core/log.ts'
 import type { Nanousd } from '../core/money.ts'
 import { isWithin, type KeyCaller } from '../core/operation.ts'
+import { answeredWithin } from '../core/patience.ts'
 import { agentIdSchema } from '../core/text.ts'
 import type { Catalogue } from '../prices/catalogue.ts'
 import { readModelId, withoutDate, withoutVariant } from '../prices/normalise.ts'
@@ -32,6 +33,29 @@ export type PolicyQuestion = {
 }
 export type Policy = (accountId: string, question: PolicyQuestion) => PolicyRefusal | null | Promise<PolicyRefusal | null>
 
+/** What may go on while the database cannot be reached (governance room). */
+export type Outage = {
+  /** Whether asking the database is known to be in vain. */
+  readonly isAway: boolean
+  covers(agentId: string, asked: { readonly model: string; readonly maxTokens: number }): boolean
+  /** @param options `isOpen`: `settle` will say what it really cost */
+  allow(
+    accountId: string,
+    operationId: string,
+    purchase: Purchase,
+    asked: { readonly model: string; readonly maxTokens: number },
+    options: { readonly isOpen: true },
+  ): Promise<boolean>
+  settle(operationId: string, cost: Nanousd, detail: string): Promise<void>
+}
+
+/** The span of a call that runs, for whoever traces. */
+type CallTrace = {
+  readonly headers: Readonly<Record<string, string>>
+  decidedBy(operationId: string): void
+  end(outcome: string): void
+}
+
 export type ProxyDeps = {
   readonly budgets: BudgetService
   readonly rates: RateService
@@ -40,6 +64,8 @@ export type ProxyDeps = {
   readonly clock: Clock
   readonly log: Log
   readonly policy: Policy
+  readonly outage: Outage
+  readonly tracing?: { begin(route: string, headers: Headers): CallTrace }
 }
 export type ProxySettings = {
   readonly upstreams: readonly Upstream[]
@@ -70,6 +96,7 @@ export type ProxyRequest = {
 const HOLD_MS = 120_000
 const RENEW_MS = 30_000
 const CONNECT_TIMEOUT_MS = 10_000
+/** While the database is away the last one repeats; what is left of other failures ends with it. */
 const SETTLE_DELAYS_MS = [200, 1_000, 5_000, 15_000, 30_000]
 /** The agent of a key that is bound to none, when the call does not name one. */
 const DEFAULT_AGENT = 'default'
@@ -129,6 +156,22 @@ export class ProxyService {
    * @throws ProxyError, DomainError for what the caller can act on; only before anything was written
    */
   async forward(request: ProxyRequest, sink: Sink): Promise<Answer | null> {
+    const trace = this.#deps.tracing?.begin(`/v1${request.route.path}`, request.headers)
+    if (trace === undefined) return this.#forward(request, sink)
+    let outcome = 'internal_error'
+    try {
+      const answer = await this.#forward({ ...request, headers: { ...request.headers, ...trace.headers } }, sink, trace)
+      outcome = answer === null ? 'ok' : answer.status === 403 ? 'denied' : 'failed'
+      return answer
+    } catch (error) {
+      if (error instanceof DomainError || error instanceof ProxyError) outcome = error.code
+      throw error
+    } finally {
+      trace.end(outcome)
+    }
+  }
+
+  async #forward(request: ProxyRequest, sink: Sink, trace?: CallTrace): Promise<Answer | null> {
     const { caller, route } = request
     if (this.#open.size >= this.#settings.maxCalls) throw new DomainError('overloaded', { retryAfterSeconds: 1 })
     const agentId = agentOf(caller, request.agentId)
@@ -148,12 +191,39 @@ export class ProxyService {
     const fingerprint = hash('sha256', request.bytes, 'base64')
     const reservation = { agentId, model: plan.model, estimate, rates, hold_ms: HOLD_MS, fingerprint, ...(loop && { loop }) }
     const id = { operationId: uuidv7(clock.now()), resumed: false }
-    const outcome = await budgets.reserve(caller.accountId, id, reservation)
-    if (!outcome.approved) return budgetRefusal(route.protocol, agentId, outcome, estimate)
-    const reserved = { id: outcome.holdId, estimate, remaining: outcome.remaining }
+    const outcome = await this.#orDeferred(caller.accountId, id.operationId, { agentId, plan, estimate }, () =>
+      budgets.reserve(caller.accountId, id, reservation),
+    )
+    trace?.decidedBy(id.operationId)
+    if (outcome !== 'deferred' && !outcome.approved) return budgetRefusal(route.protocol, agentId, outcome, estimate)
+    const remaining = outcome === 'deferred' ? null : outcome.remaining
+    const reserved = { id: id.operationId, estimate, remaining }
     return this.#track(
       this.#runCharged(new Call(target, sink, options), { caller, agentId, route, plan, catalogue, reserved }, sink),
     )
+  }
+
+  /**
+   * A reservation, or while the database is away what the governance file allows instead.
+   * @throws DomainError `database_unavailable` when it allows nothing
+   */
+  async #orDeferred(
+    accountId: string,
+    operationId: string,
+    { agentId, plan, estimate }: { agentId: string; plan: PlannedCall; estimate: Nanousd },
+    reserve: () => Promise<Approval | Refusal>,
+  ): Promise<Approval | Refusal | 'deferred'> {
+    const { outage } = this.#deps
+    const purchase = { agentId, label: plan.model, cost: estimate, detail: DEFERRED }
+    const isAllowed = (): Promise<boolean> => outage.allow(accountId, operationId, purchase, askedOf(plan), { isOpen: true })
+    if (outage.isAway && (await isAllowed())) return 'deferred'
+    try {
+      return outage.covers(agentId, askedOf(plan)) ? await answeredWithin(reserve()) : await reserve()
+    } catch (error) {
+      // It may have been stored, or will be: what is booked afterwards goes by the same id.
+      if (isDatabaseAway(error) && (await isAllowed())) return 'deferred'
+      throw error
+    }
   }
 
   async #runFree(call: Call, caller: KeyCaller, route: Route): Promise<Answer | null> {
@@ -165,7 +235,7 @@ export class ProxyService {
 
   async #runCharged(call: Call, context: ChargedCall, sink: Sink): Promise<Answer | null> {
     const { caller, route, reserved } = context
-    const open = { call, accountId: caller.accountId, holdId: reserved.id }
+    const open = { call, accountId: caller.accountId, holdId: reserved.remaining === null ? null : reserved.id }
     this.#open.add(open)
     let ended: Ended = { end: 'unreachable', seen: null, isStream: false, failure: null }
     try {
@@ -191,6 +261,10 @@ export class ProxyService {
     const { caller, agentId, reserved, plan } = context
     const { budgets, clock, log } = this.#deps
     const charge = this.#chargeOf(context, ended)
+    if (reserved.remaining === null) {
+      const detail = charge === null ? JSON.stringify({ end: ended.end }) : detailOf(ended, charge)
+      return this.#deps.outage.settle(reserved.id, charge?.cost ?? 0n, detail)
+    }
     const operationId = uuidv7(clock.now())
     for (let attempt = 0; ; attempt++) {
       const call = { operationId, resumed: attempt > 0 }
@@ -203,7 +277,7 @@ export class ProxyService {
         }
         return
       } catch (error) {
-        const delay_ms = SETTLE_DELAYS_MS[attempt]
+        const delay_ms = SETTLE_DELAYS_MS[attempt] ?? (isDatabaseAway(error) ? SETTLE_DELAYS_MS.at(-1) : undefined)
         const isOver =
           delay_ms === undefined || this.#stopped.signal.aborted || !(error instanceof DomainError && error.retryable)
         if (isOver) {
@@ -265,10 +339,19 @@ export class ProxyService {
    * Counts the call against the agent's share, if there is one; under the id that the provider is sent and, as that may be dated, under the
    * model's own name too.
    */
-  async #checkRate(accountId: string, agentId: string, { choice }: PlannedCall): Promise<void> {
+  async #checkRate(accountId: string, agentId: string, plan: PlannedCall): Promise<void> {
+    const { choice } = plan
     const names = new Set([choice.model, withoutDate(withoutVariant(readModelId(choice.model).canonical))])
     const keys = [...names].map((model) => ({ accountId, agentId, provider: choice.upstream.name, model }))
-    const decisions = await Promise.all(keys.map((key) => this.#deps.rates.checkIfShared(key)))
+    const { rates, outage } = this.#deps
+    const mayGoOn = outage.covers(agentId, askedOf(plan))
+    if (mayGoOn && outage.isAway) return
+    const checks = Promise.all(keys.map((key) => rates.checkIfShared(key)))
+    const decisions = await (mayGoOn ? answeredWithin(checks) : checks).catch((error: unknown) => {
+      // What may go on without its budget may do so without its share.
+      if (mayGoOn && isDatabaseAway(error)) return []
+      throw error
+    })
     for (const decision of decisions) {
       if (decision === null || decision.allowed) continue
       const seconds = Math.ceil(decision.retry_after_ms / 1000)
@@ -304,6 +387,11 @@ type ChargedCall = {
   readonly catalogue: Catalogue
   readonly reserved: Reserved
 }
+
+/** Until it is known what a call of an outage has used. */
+const DEFERRED = JSON.stringify({ end: 'unknown' })
+const isDatabaseAway = (error: unknown): boolean => error instanceof DomainError && error.code === 'database_unavailable'
+const askedOf = ({ model, bound }: PlannedCall) => ({ model, maxTokens: bound.outputTokens })
 
 const NO_CACHE = { cachedInputTokens: 0, cacheWriteInputTokens: 0, cacheWrite1hInputTokens: 0 }
 

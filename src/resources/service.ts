@@ -2,6 +2,7 @@ import type { BudgetService, CallId, Purchase, Refusal } from '../budgets/servic
 import type { Approval } from '../budgets/state.ts'
 import { DomainError } from '../core/errors.ts'
 import { type Nanousd, nanousdFromUsd } from '../core/money.ts'
+import { answeredWithin } from '../core/patience.ts'
 
 export const RESOURCE_TYPES = ['api_call', 'compute', 'storage', 'custom', 'llm_call'] as const
 export type ResourceType = (typeof RESOURCE_TYPES)[number]
@@ -19,7 +20,12 @@ export type Deferred = { readonly approved: true; readonly deferred: true; reado
 export type BookingOutcome = { readonly cost: Nanousd; readonly decision: Approval | Refusal | Deferred }
 
 /** What may be allowed while the database cannot be reached (governance room). */
-export type Outage = { allow(accountId: string, operationId: string, purchase: Purchase): Promise<boolean> }
+export type Outage = {
+  /** Whether asking the database is known to be in vain. */
+  readonly isAway: boolean
+  covers(agentId: string, asked: { readonly tool: string }): boolean
+  allow(accountId: string, operationId: string, purchase: Purchase): Promise<boolean>
+}
 
 /** Spend that is no model call, at a price the caller knows (contract section 9). */
 export class BookingService {
@@ -45,13 +51,22 @@ export class BookingService {
       cost,
       detail: JSON.stringify({ resource_type: resourceType, action, ...(metadata && { metadata }) }),
     }
+    const deferred = async (): Promise<BookingOutcome | null> =>
+      (await this.#outage.allow(accountId, call.operationId, purchase))
+        ? { cost, decision: { approved: true, deferred: true, holdId: call.operationId } }
+        : null
+    const known = this.#outage.isAway ? await deferred() : null
+    if (known !== null) return known
     try {
-      return { cost, decision: await this.#budgets.book(accountId, call, purchase) }
+      const booking = this.#budgets.book(accountId, call, purchase)
+      const mayGoOn = this.#outage.covers(agentId, { tool: action })
+      return { cost, decision: await (mayGoOn ? answeredWithin(booking) : booking) }
     } catch (error) {
-      // Whether it was stored before the connection broke nobody knows: it is booked afterwards under the same id, so at most once.
+      // Whether it was or will be stored nobody knows: it is booked afterwards under the same id, so at most once.
       if (!(error instanceof DomainError) || error.code !== 'database_unavailable') throw error
-      if (!(await this.#outage.allow(accountId, call.operationId, purchase))) throw error
-      return { cost, decision: { approved: true, deferred: true, holdId: call.operationId } }
+      const outcome = await deferred()
+      if (outcome === null) throw error
+      return outcome
     }
   }
 }

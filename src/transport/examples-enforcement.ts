@@ -59,7 +59,7 @@ export const enforcementExamples: Readonly<Record<string, Example>> = {
       agent_id: 'crawler',
       step: 'hour',
       from: NOON - 3_600_000,
-      to: NOON + 1,
+      to: NOON + 3_600_000,
       spent_usd: 0.12,
       series: [
         { at: NOON - 3_600_000, spent_usd: 0.12, calls: 4 },

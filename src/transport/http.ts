@@ -3,6 +3,7 @@ import type { Context } from 'hono'
 import { DomainError } from '../core/errors.ts'
 import { requestId } from '../core/ids.ts'
 import { type Log, redact } from '../core/log.ts'
+import type { TraceHeaders } from '../core/operation.ts'
 
 export type HttpEnv = { Bindings: Partial<HttpBindings> }
 export type HttpContext = Context<HttpEnv>
@@ -16,6 +17,12 @@ export function headerOf(c: HttpContext, name: string): string | undefined {
   if (incoming === undefined) return c.req.header(name)
   const value = incoming.headers[name]
   return typeof value === 'object' ? value.join(', ') : value
+}
+
+/** What continues the caller's trace, when it sent something. */
+export function traceOf(c: HttpContext): TraceHeaders | undefined {
+  const traceparent = headerOf(c, 'traceparent')
+  return traceparent === undefined ? undefined : { traceparent, tracestate: headerOf(c, 'tracestate') }
 }
 
 const REQUEST_ID = /^[\w.-]{8,64}$/

@@ -2,15 +2,16 @@ import { isJsonContentType } from '@modelcontextprotocol/server'
 import type { Hono } from 'hono'
 import { DomainError, type ErrorCode } from '../core/errors.ts'
 import type { Log } from '../core/log.ts'
-import { type Access, type Execute, type Operation, SCOPES } from '../core/operation.ts'
+import { type Access, type Execute, type Operation, SCOPES, type TraceHeaders } from '../core/operation.ts'
 import type { Authenticator } from './auth.ts'
 import { originOf } from './discovery.ts'
-import { clientAddress, errorResponse, type HttpContext, type HttpEnv, headerOf, readJson, requestIdOf } from './http.ts'
+import { clientAddress, errorResponse, type HttpContext, type HttpEnv, headerOf, readJson, requestIdOf, traceOf } from './http.ts'
 import { createPlainAnswers, readPlainCall } from './mcp-fast-lane.ts'
 import { corsHeaders, createGate, type GateOptions, preflightHeaders } from './mcp-gate.ts'
 import { McpResources, type McpResourcesDeps } from './mcp-resources.ts'
 import { McpBackend } from './mcp-server.ts'
 import { type McpCall, McpTools } from './mcp-tools.ts'
+import { isObject } from './rest.ts'
 
 export type McpDeps<D> = {
   readonly operations: readonly Operation<D>[]
@@ -78,6 +79,7 @@ export function mountMcp<D>(app: Hono<HttpEnv>, deps: McpDeps<D>, options: McpOp
         caller,
         bearer,
         transport: 'mcp',
+        trace: traceOf(c),
         ip: clientAddress(c, options.trustedProxies),
         origin: () => originOf(c, options),
         requestId: id,
@@ -89,7 +91,8 @@ export function mountMcp<D>(app: Hono<HttpEnv>, deps: McpDeps<D>, options: McpOp
     }
     try {
       const message = await readMessage(c, options.bodyLimit_bytes)
-      const response = await answer(c, message, call, cors)
+      const trace = call.trace ?? traceInMeta(message)
+      const response = await answer(c, message, trace === call.trace ? call : { ...call, trace }, cors)
       if (log.isLevelEnabled('debug'))
         log.debug({ request_id: id, method: 'POST', path: '/mcp', rpc: methodOf(message), status: response.status }, 'request')
       return response
@@ -160,6 +163,14 @@ function rpcFailure(error: DomainError, id: string, headers: Headers = {}): Resp
   const body = error.toBody()
   const message = { code: RPC_CODES[error.code] ?? RPC_SERVER_ERROR, message: body.hint, data: body }
   return respond(error.status, JSON.stringify({ jsonrpc: '2.0', error: message, id: null }), id, headers)
+}
+
+/** MCP clients may say in `_meta` what others say in headers. */
+function traceInMeta(message: unknown): TraceHeaders | undefined {
+  const params = isObject(message) ? message.params : undefined
+  const meta = isObject(params) ? params._meta : undefined
+  if (!isObject(meta) || typeof meta.traceparent !== 'string') return undefined
+  return { traceparent: meta.traceparent, tracestate: typeof meta.tracestate === 'string' ? meta.tracestate : undefined }
 }
 
 const methodOf = (message: unknown): string | undefined =>

@@ -13,6 +13,7 @@ import {
   loggedPath,
   readJson,
   requestIdOf,
+  traceOf,
 } from './http.ts'
 
 export type RestDeps<D> = {
@@ -71,6 +72,7 @@ function handlerOf<D>(operation: Operation<D>, { execute, auth, log }: RestDeps<
           caller,
           bearer,
           transport: 'rest',
+          trace: traceOf(c),
           ip: clientAddress(c, options.trustedProxies),
           origin: () => options.origin(c),
           idempotencyKey: mutates(operation) ? headerOf(c, 'idempotency-key') : undefined,

@@ -11,6 +11,7 @@ import {
   loggedPath,
   readJson,
   requestIdOf,
+  traceOf,
 } from './http.ts'
 import { BASES, honoPath, isObject, queryOf, type RestDeps, type RestOptions } from './rest.ts'
 
@@ -44,7 +45,11 @@ function handlerOf<D>(operation: Operation<D>, { execute, auth, log }: RestDeps<
       const input = isObject(body)
         ? { ...body, ...picked(queryOf(c), operation.query), ...c.req.param(), ...(payment !== undefined && { payment }) }
         : body
-      const result = await execute(operation, { caller, bearer, ip: clientAddress(c, options.trustedProxies) }, input)
+      const result = await execute(
+        operation,
+        { caller, bearer, ip: clientAddress(c, options.trustedProxies), trace: traceOf(c) },
+        input,
+      )
       log.debug({ request_id: id, method: c.req.method, path: loggedPath(c.req.url), status: result.status }, 'request')
       return jsonResponse(result.status, result.body, id, receiptHeaders(result.body))
     } catch (error) {

@@ -9,8 +9,7 @@ import type { Database } from '../db/client.ts'
 import { withDatabaseFailure } from '../db/failure.ts'
 import { type AgentRow, findAgent, listAgents, type OpenHolds, sumOpenHolds } from './agents.store.ts'
 import { forecast, type Pace, paceOf } from './forecast.ts'
-import { type ModelSpend, sumSpendByModel } from './models.store.ts'
-import type { SpendPoint, UsageService } from './service.ts'
+import type { ModelSpend, SpendPoint, UsageService } from './service.ts'
 
 export type AgentView = AgentRow & {
   /** What it and everything below it has spent, per window; null where no envelope on it counts that. */
@@ -68,22 +67,16 @@ export class AgentService {
 
   /**
    * Spend of an agent and everything below it, per step and per model.
+   * @param range whole hours
    * @throws DomainError `not_found`
    */
   async usage(accountId: string, agentId: string, range: { from_ms: number; to_ms: number; step: Step }): Promise<Usage> {
     await this.#find(accountId, agentId)
-    const { database, usage } = this.#deps
+    const { usage } = this.#deps
     const { from_ms, to_ms } = range
     const [series, models] = await Promise.all([
       usage.spendSeries(accountId, { agentId, from_ms, to_ms, step_ms: STEP_MS[range.step] }),
-      withDatabaseFailure(
-        sumSpendByModel(database, accountId, {
-          agentId: agentId === '*' ? null : agentId,
-          from_ms,
-          to_ms,
-          limit: MAX_MODELS,
-        }),
-      ),
+      usage.spendByModel(accountId, { agentId, from_ms, to_ms, limit: MAX_MODELS }),
     ])
     return { series, models }
   }
@@ -116,8 +109,11 @@ export class AgentService {
   }
 
   async #pace(accountId: string, agentId: string, now_ms: number, lookback_ms: number): Promise<Pace> {
-    const step_ms = Math.floor(lookback_ms / PACE_STEPS)
-    const range = { agentId, from_ms: now_ms - step_ms * PACE_STEPS, to_ms: now_ms, step_ms }
+    const fine_ms = Math.floor(lookback_ms / PACE_STEPS)
+    // Long steps are whole hours, which sums tell.
+    const step_ms = fine_ms < HOUR_MS ? fine_ms : Math.ceil(fine_ms / HOUR_MS) * HOUR_MS
+    const to_ms = fine_ms < HOUR_MS ? now_ms : (Math.floor(now_ms / HOUR_MS) + 1) * HOUR_MS
+    const range = { agentId, from_ms: to_ms - step_ms * PACE_STEPS, to_ms, step_ms }
     return paceOf(await this.#deps.usage.spendSeries(accountId, range), now_ms, lookback_ms / RECENT_PART)
   }
 

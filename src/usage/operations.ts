@@ -12,7 +12,7 @@ export type UsageDeps = { readonly agents: AgentService; readonly clock: Clock }
 
 const PAGE = { usual: 100, most: 500 }
 const MAX_STEPS = 1_000
-const LONGEST_MS = 92 * 86_400_000
+const LONGEST_MS = 366 * 86_400_000
 const MAX_LOOKBACK_HOURS = 24 * 31
 
 const usd = z.number().describe('US dollars, rounded to 6 places')
@@ -186,7 +186,7 @@ export const getUsage = defineOperation({
   name: 'get_usage',
   title: "Read an agent's usage",
   description:
-    'What an agent and everything below it spent, per hour or day and per model. A clearance counts in the step in which it was taken, at what it really cost once that is known. Looks at the newest 200,000 decisions of the range at most.',
+    'What an agent and everything below it spent, per hour or day and per model. A clearance counts in the step in which it was taken, at what it really cost once that is known. Ranges are whole hours, of a year at most.',
   tag: 'Usage',
   method: 'get',
   path: '/v1/usage/{agent_id}',
@@ -195,7 +195,9 @@ export const getUsage = defineOperation({
     agent_id: agentIdSchema,
     step: z.enum(['hour', 'day']).optional().describe('hour when left out'),
     from: queryInteger(0, 999_999_999_999_999).optional().describe('Unix milliseconds; a day ago, by days 30 days ago'),
-    to: queryInteger(0, 999_999_999_999_999).optional().describe('Unix milliseconds; now when left out'),
+    to: queryInteger(0, 999_999_999_999_999)
+      .optional()
+      .describe('Unix milliseconds, rounded up to a whole hour; now when left out'),
   }),
   output: z.object({
     agent_id: z.string(),
@@ -242,13 +244,13 @@ export const getUsage = defineOperation({
 /** Whole steps of UTC from the one that contains `from` on. */
 function rangeOf(step: 'hour' | 'day', input: { from?: number | undefined; to?: number | undefined }, now_ms: number) {
   const step_ms = STEP_MS[step]
-  const to_ms = input.to ?? now_ms + 1
+  const to_ms = Math.ceil((input.to ?? now_ms + 1) / STEP_MS.hour) * STEP_MS.hour
   const first_ms = input.from ?? to_ms - (step === 'hour' ? 24 : 30) * step_ms
   const from_ms = Math.max(0, Math.floor(first_ms / step_ms) * step_ms)
   const issue = (path: string, message: string) =>
     new DomainError('invalid_params', { details: { required: ['agent_id'], issues: [{ path, message }] } })
   if (from_ms >= to_ms) throw issue('from', 'must be before to')
-  if (to_ms - from_ms > LONGEST_MS) throw issue('from', 'must be at most 92 days before to')
+  if (to_ms - from_ms > LONGEST_MS) throw issue('from', 'must be at most 366 days before to')
   if ((to_ms - from_ms) / step_ms > MAX_STEPS)
     throw issue('step', `makes more than ${MAX_STEPS} steps of this range: use day, or a shorter range`)
   return { from_ms, to_ms, step }

@@ -1,9 +1,12 @@
+import type { Clock } from '../core/clock.ts'
 import type { Nanousd } from '../core/money.ts'
 import type { Database } from '../db/client.ts'
 import { withDatabaseFailure } from '../db/failure.ts'
-import { type AgentSpend, type DecisionRow, listDecisions, readMarks, sumSpend, sumSpendByAgent } from './store.ts'
+import { type AgentSpend, type ModelSpend, sumSpend, sumSpendByAgent, sumSpendByModel } from './spend.store.ts'
+import { type DecisionRow, listDecisions, readMarks } from './store.ts'
 
-export type { AgentSpend, DecisionRow } from './store.ts'
+export type { AgentSpend, ModelSpend } from './spend.store.ts'
+export type { DecisionRow } from './store.ts'
 
 export type SpendPoint = {
   /** Start of the step, Unix ms. */
@@ -13,19 +16,23 @@ export type SpendPoint = {
   readonly calls: number
 }
 
+const HOUR_MS = 3_600_000
 const MAX_STEPS = 2_000
 const MAX_AGENTS = 500
 const MAX_DECISIONS = 200
 
 /**
- * What was spent and decided, for people and forecasts: reads only, each bounded in rows and by the primary key. Figures count a clearance
- * in the step in which it was taken, at what it really cost once that is known.
+ * What was spent and decided, for people and forecasts: reads only, each bounded in rows. Figures count a clearance in the step in which it
+ * was taken, at what it really cost once that is known. Whole hours come from sums (`Rollup`); of what is finer, and of what is not summed up
+ * yet, the newest 200,000 decisions are looked at.
  */
 export class UsageService {
   readonly #database: Database
+  readonly #clock: Clock
 
-  constructor(deps: { database: Database }) {
+  constructor(deps: { database: Database; clock: Clock }) {
     this.#database = deps.database
+    this.#clock = deps.clock
   }
 
   /**
@@ -40,7 +47,7 @@ export class UsageService {
     const steps = Math.ceil((to_ms - from_ms) / step_ms)
     if (!(step_ms >= 1 && steps >= 0 && steps <= MAX_STEPS)) throw new RangeError(`a series of ${steps} steps`)
     const rows = await withDatabaseFailure(
-      sumSpend(this.#database, accountId, { agentId: pathOrAll(range.agentId), from_ms, to_ms, step_ms }),
+      sumSpend(this.#database, accountId, { agentId: pathOrAll(range.agentId), from_ms, to_ms: this.#endOf(to_ms), step_ms }),
     )
     const found = new Map(rows.map((row) => [row.index, row]))
     return Array.from({ length: steps }, (_, index) => ({
@@ -56,7 +63,21 @@ export class UsageService {
     range: { agentId?: string | null; from_ms: number; to_ms: number; limit?: number },
   ): Promise<AgentSpend[]> {
     const limit = Math.min(range.limit ?? MAX_AGENTS, MAX_AGENTS)
-    return withDatabaseFailure(sumSpendByAgent(this.#database, accountId, { ...range, agentId: pathOrAll(range.agentId), limit }))
+    const asked = { ...range, to_ms: this.#endOf(range.to_ms), agentId: pathOrAll(range.agentId), limit }
+    return withDatabaseFailure(sumSpendByAgent(this.#database, accountId, asked))
+  }
+
+  /** Spend and tokens per model in a range of whole hours, the largest spend first. */
+  spendByModel(
+    accountId: string,
+    range: { agentId?: string | null; from_ms: number; to_ms: number; limit: number },
+  ): Promise<ModelSpend[]> {
+    return withDatabaseFailure(sumSpendByModel(this.#database, accountId, { ...range, agentId: pathOrAll(range.agentId) }))
+  }
+
+  /** Nothing is taken later than now: the hour that runs counts as a whole one, which sums tell without a look at its decisions. */
+  #endOf(to_ms: number): number {
+    return to_ms > this.#clock.now() ? Math.ceil(to_ms / HOUR_MS) * HOUR_MS : to_ms
   }
 
   /**

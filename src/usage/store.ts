@@ -1,77 +1,13 @@
 import { MAX_NANOUSD, type Nanousd } from '../core/money.ts'
 import type { Database } from '../db/client.ts'
 
-/** Most rows of an account that one question looks at, newest first. An answer that met the bound says so. */
-export const MAX_HOLDS = 200_000
 const MAX_LOOKED_AT = 5_000
-
-/**
- * A hold's id is a UUIDv7 of the moment its request came, so a range of time is a range of the primary key. Not to the millisecond: a request that was
- * interrupted is taken up under its first id, and a process that makes many ids runs a little ahead.
- */
-export const ID_SLACK_MS = 600_000
-
-/** The smallest UUIDv7 of a moment. */
-export function firstIdAt(at_ms: number): string {
-  const time = Math.max(0, Math.floor(at_ms)).toString(16).padStart(12, '0')
-  return `${time.slice(0, 8)}-${time.slice(8)}-0000-0000-000000000000`
-}
-
 const LAST_ID = 'ffffffff-ffff-ffff-ffff-ffffffffffff'
-/** What a hold counts as: nothing once released, what was used once settled, its estimate until then. */
-export const COUNTED =
-  'case h.state when 2 then 0 when 1 then coalesce(h.actual_nanousd, h.estimate_nanousd) else h.estimate_nanousd end'
+/** A sum of nano-dollars as a bigint holds it: beyond 9 billion dollars it stays there. */
+export const storable = (sum: string): string => `greatest(least(${sum}, ${MAX_NANOUSD}), -${MAX_NANOUSD})::bigint`
 /** The agent itself and everything below it; all agents for null. */
-const within = (parameter: string): string =>
+export const within = (parameter: string): string =>
   `(${parameter}::text is null or h.agent_id = ${parameter}::text or starts_with(h.agent_id, ${parameter}::text || '/'))`
-
-export type Range = { readonly agentId: string | null; readonly from_ms: number; readonly to_ms: number }
-export type SpendRow = { readonly index: number; readonly spent: Nanousd; readonly calls: number }
-
-export const holdsIn = (columns: string): string =>
-  `select ${columns} from (
-     select hold_id, agent_id, model, state, estimate_nanousd, actual_nanousd, taken_ms from holds
-     where account_id = $1::uuid and hold_id >= $2::uuid and hold_id < $3::uuid order by hold_id desc limit ${MAX_HOLDS}) h
-   where h.taken_ms >= $4::bigint and h.taken_ms < $5::bigint and ${within('$6')}`
-
-export const rangeValues = (accountId: string, { agentId, from_ms, to_ms }: Range): (string | null)[] => [
-  accountId,
-  firstIdAt(from_ms - ID_SLACK_MS),
-  firstIdAt(to_ms + ID_SLACK_MS),
-  String(from_ms),
-  String(to_ms),
-  agentId,
-]
-
-/** Spend per step of a range, steps without any left out. */
-export async function sumSpend(
-  { sql: raw, prepare }: Database,
-  accountId: string,
-  range: Range & { step_ms: number },
-): Promise<SpendRow[]> {
-  const rows = await raw.unsafe(
-    `${holdsIn(`((h.taken_ms - $4::bigint) / $7::bigint)::int as index, least(sum(${COUNTED}), ${MAX_NANOUSD})::bigint as spent, count(*)::int as calls`)} group by 1 order by 1`,
-    [...rangeValues(accountId, range), String(range.step_ms)],
-    { prepare },
-  )
-  return rows.map((row) => ({ index: Number(row.index), spent: row.spent as bigint, calls: Number(row.calls) }))
-}
-
-export type AgentSpend = { readonly agentId: string; readonly spent: Nanousd; readonly calls: number }
-
-/** Spend per agent in a range, the largest first. */
-export async function sumSpendByAgent(
-  { sql: raw, prepare }: Database,
-  accountId: string,
-  range: Range & { limit: number },
-): Promise<AgentSpend[]> {
-  const rows = await raw.unsafe(
-    `${holdsIn(`h.agent_id, least(sum(${COUNTED}), ${MAX_NANOUSD})::bigint as spent, count(*)::int as calls`)} group by 1 order by 2 desc, 1 limit $7::int`,
-    [...rangeValues(accountId, range), String(range.limit)],
-    { prepare },
-  )
-  return rows.map((row) => ({ agentId: row.agent_id as string, spent: row.spent as bigint, calls: Number(row.calls) }))
-}
 
 export type DecisionKind = 'approved' | 'denied' | 'change'
 export type DecisionRow = {

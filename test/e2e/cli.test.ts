@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process'
-import { mkdtempSync, rmSync } from 'node:fs'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
@@ -92,6 +92,35 @@ describe('gvnr', () => {
       expect(list.out).not.toContain('bg_')
     } finally {
       await server.stop()
+    }
+  })
+
+  it('checks a governance file, and plans what it would have denied of what the database holds', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'gvnr-cli-'))
+    const server = await startServer({ databaseUrl: home.url })
+    try {
+      const { api_key } = JSON.parse((await gvnr(['keys', 'account'], environment)).out)
+      const send = async (method: string, path: string, body: object) => {
+        const headers = { authorization: `Bearer ${api_key}`, 'content-type': 'application/json' }
+        const response = await fetch(server.origin + path, { method, headers, body: JSON.stringify(body) })
+        expect(response.status).toBe(200)
+      }
+      await send('PUT', '/v1/budget/envelope', { agent_id: 'planned', limit_usd: 9 })
+      const booking = { agent_id: 'planned', resource_type: 'custom', action: 'search', cost: 2 }
+      for (let time = 0; time < 2; time++) await send('POST', '/v1/book', booking)
+
+      const [good, bad] = [join(folder, 'good.rgf'), join(folder, 'bad.rgf')]
+      writeFileSync(good, '[agents.planned]\ndaily_budget = 3\n')
+      writeFileSync(bad, '[agents.planned]\ndaily_budget = -3\n')
+      expect(await gvnr(['rgf', 'check', good])).toMatchObject({ code: 0, out: expect.stringContaining('well formed, 1 agent') })
+      expect(await gvnr(['rgf', 'check', bad])).toMatchObject({ code: 1, out: expect.stringContaining('bad.rgf:2:') })
+      const plan = await gvnr(['rgf', 'plan', good, '--days', '1'], environment)
+      expect(plan.code).toBe(0)
+      expect(plan.out).toContain('[agents.planned] would have denied 1, saved $2.00 (daily_budget 1)')
+      expect(await gvnr(['rgf', 'lint', good])).toMatchObject({ code: 2, err: expect.stringContaining('rgf check FILE') })
+    } finally {
+      await server.stop()
+      rmSync(folder, { recursive: true, force: true })
     }
   })
 

@@ -1,5 +1,6 @@
 import { type ServerType, serve } from '@hono/node-server'
 import { expect } from 'vitest'
+import type { AppDeps } from '../../src/app.ts'
 import { verifyBalances } from '../../src/budgets/verify.ts'
 import type { Config } from '../../src/config.ts'
 import type { Database } from '../../src/db/client.ts'
@@ -33,6 +34,7 @@ export type ProxyTestOptions = {
   /** The day's cap of agent "a". */
   readonly limit_usd?: number
   readonly operations?: number
+  readonly tracing?: NonNullable<AppDeps['tracing']>
 }
 
 export async function openProxy(database: Database, options: ProxyTestOptions = {}): Promise<ProxyTest> {
@@ -46,7 +48,11 @@ export async function openProxy(database: Database, options: ProxyTestOptions = 
     UPSTREAM_OPENROUTER_KEY: OPERATOR_KEY,
     ...options.config,
   }
-  const test = await openTestApp(database, { config, ...(options.proxy && { proxy: options.proxy }) })
+  const test = await openTestApp(database, {
+    config,
+    ...(options.proxy && { proxy: options.proxy }),
+    ...(options.tracing && { tracing: options.tracing }),
+  })
   test.app.proxy.start()
   const { key, accountId } = await test.createAccount(options.operations ?? 1000)
   expectStatus(200, await test.api.put('/v1/budget/envelope', { agent_id: 'a', limit_usd: options.limit_usd ?? 100 }, key))

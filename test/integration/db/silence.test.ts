@@ -1,46 +1,9 @@
-import { connect, createServer, type Server, type Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { type Database, openDatabase } from '../../../src/db/client.ts'
 import { databaseFailure } from '../../../src/db/failure.ts'
+import { Wire } from '../../support/wire.ts'
 import { createEmptyDatabase, type EmptyDatabase } from './empty-database.ts'
-
-/** A wire to the database that can be cut so that nobody notices: bytes stop, connections stay. */
-class Wire {
-  readonly #server: Server
-  readonly #sockets = new Set<Socket>()
-  #isCut = false
-
-  constructor(target: URL) {
-    this.#server = createServer((near) => {
-      this.#sockets.add(near)
-      near.on('error', () => {})
-      if (this.#isCut) return
-      const far = connect(Number(target.port), target.hostname)
-      this.#sockets.add(far)
-      far.on('error', () => {})
-      near.on('data', (bytes) => this.#isCut || far.write(bytes))
-      far.on('data', (bytes) => this.#isCut || near.write(bytes))
-      near.on('close', () => far.destroy())
-      far.on('close', () => near.destroy())
-    })
-  }
-
-  async listen(): Promise<number> {
-    await new Promise<void>((resolve) => this.#server.listen(0, '127.0.0.1', resolve))
-    const address = this.#server.address()
-    return typeof address === 'object' && address ? address.port : 0
-  }
-
-  cut(isCut: boolean): void {
-    this.#isCut = isCut
-  }
-
-  close(): void {
-    this.#server.close()
-    for (const socket of this.#sockets) socket.destroy()
-  }
-}
 
 let home: EmptyDatabase
 let wire: Wire
@@ -61,7 +24,7 @@ beforeAll(async () => {
   })
 })
 afterAll(async () => {
-  wire.cut(false)
+  wire.cut('whole')
   await database.close()
   wire.close()
   await home.drop()
@@ -72,7 +35,7 @@ test('statements fail soon when the database falls silent, and work again when i
   await sleep(300)
   expect(logged).toEqual([])
 
-  wire.cut(true)
+  wire.cut('both')
   const failures = await Promise.all(
     [database.sql, database.laneSql].map((sql) =>
       sql.unsafe('select 1').then(
@@ -91,7 +54,7 @@ test('statements fail soon when the database falls silent, and work again when i
   expect(transaction).toBe('database_unavailable')
   expect(logged[0]).toMatch(/has not answered/)
 
-  wire.cut(false)
+  wire.cut('whole')
   const isBack = async (): Promise<boolean> => {
     try {
       await database.laneSql.unsafe('select 1')

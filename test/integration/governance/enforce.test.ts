@@ -70,6 +70,25 @@ describeEachDatabase('a governance file', (openTestDatabase) => {
     expect((await verifyBalances(database)).differences).toEqual([])
   })
 
+  it('reaches thresholds like an envelope, at the stricter of the two limits', async () => {
+    const { api, key, accountId, book, database } = await setUp()
+    expect((await api.post('/v1/webhooks', { url: 'https://example.com/hook', thresholds: [50, 80] }, key)).status).toBe(201)
+    await book({}) // $0.40 of the file's $1.00
+    await book({ cost: 0.2 })
+    await api.put('/v1/budget/envelope', { agent_id: 'a', limit_usd: 0.9 }, key)
+    await book({ cost: 0.15 }) // $0.75 of the account's $0.90
+    const rows = await database.sql.unsafe(
+      `select body from outbox where account_id = $1 and event = 'envelope.threshold' order by event_id`,
+      [accountId],
+    )
+    const events = rows.map(({ body }) => JSON.parse(String(body)) as object)
+    expect(events).toMatchObject([
+      { agent_id: 'a', window: 'daily', limit_usd: 1, spent_usd: 0.6, threshold_percent: 50, limit_origin: 'file' },
+      { limit_usd: 0.9, spent_usd: 0.75, threshold_percent: 80 },
+    ])
+    expect(events[1]).not.toHaveProperty('limit_origin')
+  })
+
   it('takes the smaller of its limit and the account’s, and says which one it is', async () => {
     const { api, key, envelope, clear } = await setUp()
     await api.put('/v1/budget/envelope', { agent_id: 'a', limit_usd: 5 }, key)

@@ -41,7 +41,10 @@ function setUp(folder = join(root, String(folders++)), failSafe: 'allow' | 'deny
     booked.push({ id, cost })
   }
   const governance = { policy: policyOf('[agents.a]\ndaily_budget = 0.000000100\n'), failSafe }
-  const outage = new OutageBook({ governance, book, clock: new ManualClock(NOON), log: createLog('silent') }, folder)
+  const ping = async () => {
+    if (!database.isUp) throw new DomainError('database_unavailable')
+  }
+  const outage = new OutageBook({ governance, book, ping, clock: new ManualClock(NOON), log: createLog('silent') }, folder)
   return { outage, booked, database, folder }
 }
 const id = () => uuidv7(NOON)
@@ -92,11 +95,11 @@ describe('what is allowed during an outage', () => {
     const [open, settled, lost] = [id(), id(), id()]
     for (const one of [open, settled, lost])
       expect(await outage.allow(ACCOUNT, one, purchase(30n), {}, { isOpen: true })).toBe(true)
-    await outage.settle(settled, 7n)
+    await outage.settle(settled, 7n, '{"output_tokens":1}')
     database.isUp = true
     await outage.retry()
     expect(booked).toEqual([{ id: settled, cost: 7n }])
-    await outage.settle(open, 12n)
+    await outage.settle(open, 12n, '{}')
     // This process ends with one call still running.
     await outage.stop()
     expect(booked).toEqual([
@@ -114,6 +117,25 @@ describe('what is allowed during an outage', () => {
     ])
     expect(await files(folder)).toEqual([])
     await next.outage.stop()
+  })
+
+  it('says that the database is away from the first that was allowed on, until it answers, and covers what the file names', async () => {
+    const { outage, database } = setUp()
+    expect(outage.isAway).toBe(false)
+    expect(outage.covers('a/b', {})).toBe(true)
+    expect(outage.covers('b', {})).toBe(false)
+    expect(setUp(undefined, 'deny').outage.covers('a', {})).toBe(false)
+    const one = id()
+    expect(await outage.allow(ACCOUNT, one, purchase(30n), {}, { isOpen: true })).toBe(true)
+    expect(outage.isAway).toBe(true)
+    await outage.retry()
+    expect(outage.isAway).toBe(true)
+    database.isUp = true
+    // Nothing is ready to be booked, and still it is found to be back.
+    await outage.retry()
+    expect(outage.isAway).toBe(false)
+    await outage.settle(one, 30n, '{}')
+    await outage.stop()
   })
 
   it('leaves the journals of live processes alone', async () => {
@@ -162,6 +184,23 @@ describeEachDatabase('booking after an outage', (openTestDatabase) => {
     for (const operationId of [one, two, one, two]) await budgets.bookAfterwards(accountId, operationId, booking)
     expect((await api.get('/v1/budget/envelope/a', key)).body).toMatchObject({ spent_usd: 1.6, remaining_usd: 0 })
     expect((await api.get('/v1/account/balance', key)).body.operations_remaining).toBe(0)
+    expect((await verifyBalances(database)).differences).toEqual([])
+  })
+
+  it('settles a reservation that was stored although nobody heard of it, once, at what the call cost', async () => {
+    const database = await openTestDatabase()
+    const { app, api, createAccount } = await openTestApp(database)
+    const { key, accountId } = await createAccount(10)
+    await api.put('/v1/budget/envelope', { agent_id: 'a', limit_usd: 1 }, key)
+    const rates = { input: 1n, output: 1n, cachedInput: 1n, cacheWrite: 1n, cacheWrite1h: 1n }
+    const operationId = uuidv7(NOON)
+    const reservation = { agentId: 'a', model: 'gpt-4o', estimate: 700_000_000n, rates, hold_ms: 120_000 }
+    const { budgets } = app
+    await budgets.reserve(accountId, { operationId, resumed: false }, reservation)
+    const used = { ...purchase(200_000_000n), label: 'gpt-4o' }
+    for (let time = 0; time < 2; time++) await budgets.bookAfterwards(accountId, operationId, used)
+    expect((await api.get('/v1/budget/envelope/a', key)).body).toMatchObject({ spent_usd: 0.2 })
+    expect((await api.get('/v1/account/balance', key)).body.operations_remaining).toBe(9)
     expect((await verifyBalances(database)).differences).toEqual([])
   })
 })

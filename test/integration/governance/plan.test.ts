@@ -80,7 +80,15 @@ allowed_models = ["gpt-4o-mini"]
       days: 7,
       now_ms: clock.now(),
     })
-    expect(nothing).toMatchObject({ approved: 8, denied: 0, saved: 0n })
+    expect(nothing).toMatchObject({ approved: 8, denied: 0, saved: 0n, tooManyTokens: { denied: 0, saved: 0n } })
+    expect(describePlan(nothing)).not.toContain('max_tokens_per_request')
+
+    const tokens = async (cap: number) =>
+      planGovernance(database, policyOf(`[agents.w]\nmax_tokens_per_request = ${cap}\n`), { days: 7, now_ms: clock.now() })
+    expect(await tokens(100_000)).toMatchObject({ denied: 0, tooManyTokens: { denied: 0, saved: 0n } })
+    const fewer = await tokens(99_999)
+    expect(fewer).toMatchObject({ denied: 0, tooManyTokens: { denied: 2, saved: 1_060_000_000n } })
+    expect(describePlan(fewer)).toContain('max_tokens_per_request would have denied up to 2 more, $1.06')
   } finally {
     await database.close()
     await home.drop()

@@ -384,6 +384,8 @@ const ACCOUNT_TABLES = [
   'agents',
   'audit_events',
   'audit_seals',
+  'usage_spend',
+  'usage_heads',
 ]
 
 /** Every row of one account. */
