@@ -242,6 +242,10 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     log.warn(
       'provider keys are set but nobody may use them: this server is open to strangers. Set PROXY_OPERATOR_KEYS to the ids of your accounts, or to on',
     )
+  if (config.PUBLIC_URL === undefined && isWildcard(config.HOST))
+    log.warn(
+      'PUBLIC_URL is not set: links that are sent to people would lead to the address this listens on. Set it to the origin that people use',
+    )
   const idempotency = new IdempotencyService(deps, QUEUE)
   const waiters = new DecisionWaiters(deps)
   const approvals = new ApprovalService({ ...deps, budgets, notifications, waiters, changes: audit })
@@ -500,3 +504,6 @@ function readOperatorPrices(config: Config): OperatorPrices {
     throw new ConfigError(`PRICES_FILE ${config.PRICES_FILE} cannot be used: ${reason}`)
   }
 }
+
+/** Listening on every address names none of them. */
+const isWildcard = (host: string): boolean => host === '0.0.0.0' || host === '::'

@@ -1,5 +1,6 @@
 import { createHash, randomBytes } from 'node:crypto'
-import type { BudgetService, RaiseView } from '../budgets/service.ts'
+import type { RaiseView } from '../budgets/requests.ts'
+import type { BudgetService } from '../budgets/service.ts'
 import type { Raise } from '../budgets/state.ts'
 import type { Clock } from '../core/clock.ts'
 import { DomainError } from '../core/errors.ts'

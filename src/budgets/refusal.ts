@@ -1,5 +1,5 @@
 import { type Nanousd, usdFromNanousd } from '../core/money.ts'
-import type { Refusal } from './service.ts'
+import type { Refusal } from './requests.ts'
 import { DENIAL_REASONS, type DenialReason } from './state.ts'
 import { WINDOWS, type Window } from './windows.ts'
 

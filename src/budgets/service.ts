@@ -1,21 +1,29 @@
 import type { Clock } from '../core/clock.ts'
-import { DomainError } from '../core/errors.ts'
-import { isUuid, uuidv7 } from '../core/ids.ts'
-import { MAX_NANOUSD, type Nanousd, nanousdFromUsd } from '../core/money.ts'
+import { uuidv7 } from '../core/ids.ts'
+import { type Nanousd, nanousdFromUsd } from '../core/money.ts'
 import type { Database } from '../db/client.ts'
 import { withDatabaseFailure } from '../db/failure.ts'
 import type { Catalogue } from '../prices/catalogue.ts'
-import { affordableTokens, estimateNanousd, type TokenRates } from '../prices/cost.ts'
+import { affordableTokens, estimateNanousd } from '../prices/cost.ts'
+import { bookingOf, envelopeNotFound, holdIdOf, NO_USAGE, refusalOf, resolvedOrThrow, smallestUp, storable } from './commands.ts'
 import type { DecisionEngine } from './engine.ts'
 import { extraAt, limitsOf, NO_ENVELOPE, spentAt, termsOf, tighter } from './envelope.ts'
 import { pathOf } from './path.ts'
 import { noPolicy, type PolicyRefusal, type PolicySource } from './policy.ts'
 import type {
+  CallId,
+  ClearRequest,
+  EnvelopeView,
+  Priced,
+  Purchase,
+  RaiseView,
+  Refusal,
+  Reservation,
+  Standing,
+} from './requests.ts'
+import type {
   Approval,
-  ClearCommand,
   DecideCommand,
-  Denial,
-  DenialReason,
   EnvelopeState,
   GrantKind,
   LimitView,
@@ -24,92 +32,11 @@ import type {
   PerWindow,
   Raise,
   Resolved,
-  Unresolved,
   Usage,
 } from './state.ts'
 import { type EnvelopeFilter, type LaneSql, loadEnvelopes, loadLedgerEntries, readEnvelopes } from './store.ts'
-import { HOLD_KIND, type HoldKind } from './tables.ts'
+import { HOLD_KIND } from './tables.ts'
 import { nextReset, WINDOWS, type Window } from './windows.ts'
-
-/** What a call creates is named by its operation id, so that a resumed call finds what the first one made. */
-export type CallId = { readonly operationId: string; readonly resumed: boolean }
-
-export type ClearRequest = {
-  readonly agentId: string
-  readonly model: string
-  readonly estimatedTokens: number
-  readonly estimatedInputTokens: number
-  readonly hold_ms: number
-  /** A clearance when absent. */
-  readonly holdKind?: HoldKind
-  /** What makes two requests the same for loop limits, e.g. a hash of the prompt; model and estimate when absent. */
-  readonly fingerprint?: string
-  /** The loop limit where no envelope on the path sets one; none when absent. */
-  readonly loop?: LoopLimit
-}
-/** Set when no price list knows the model. */
-type Priced = { readonly isModelUnknown?: true }
-/** A call that is about to be forwarded. */
-export type Reservation = {
-  readonly agentId: string
-  readonly model: string
-  readonly estimate: Nanousd
-  readonly rates: TokenRates
-  readonly hold_ms: number
-  /** The same for calls that are the same byte for byte. */
-  readonly fingerprint?: string
-  /** The loop limit where no envelope on the path sets one; none when absent. */
-  readonly loop?: LoopLimit
-}
-/** Something bought that is no model call, at a known price. */
-export type Purchase = {
-  readonly agentId: string
-  /** What is stored where a clearance has its model. */
-  readonly label: string
-  /** What the governance file's `allowed_tools` are compared with; nothing is compared when absent. */
-  readonly tool?: string
-  readonly cost: Nanousd
-  /** JSON, kept with the booking. */
-  readonly detail: string
-}
-export type Refusal = {
-  readonly approved: false
-  readonly reason: DenialReason
-  readonly remaining: Nanousd
-  readonly tightest: LimitView | null
-  readonly suspendedPath?: string
-  readonly underlying?: DenialReason
-  readonly limits?: readonly LimitView[]
-  /** What the governance file allows, when it refused. */
-  readonly policy?: PolicyRefusal
-  readonly affordableTokens: number
-  /** How much more the tightest limit would have to have left. */
-  readonly shortfall: Nanousd
-}
-
-/** Where a raise starts from, as of now. `limit` is null when the window has no cap. */
-export type RaiseView = {
-  readonly raise: Raise
-  readonly limit: Nanousd | null
-  readonly extra: Nanousd
-  readonly spent: Nanousd
-  readonly resetMs: number
-  readonly terms: string
-}
-
-export type EnvelopeView = {
-  readonly agentId: string
-  readonly tightest: LimitView
-  readonly limits: readonly LimitView[]
-  readonly loop: LoopLimit | null
-}
-
-export type Standing = {
-  /** null: nothing counts here yet. */
-  readonly spent: PerWindow<Nanousd> | null
-  readonly limits: readonly LimitView[]
-  readonly suspendedMs: number | null
-}
 
 /** Envelopes, clearances and their settlement (contract section 3). */
 export class BudgetService {
@@ -484,67 +411,4 @@ export class BudgetService {
     const tightest = limits.reduce<LimitView | null>(tighter, null)
     return tightest && { agentId, tightest, limits, loop: envelope.loop ?? null }
   }
-}
-
-/** @throws DomainError `invalid_params` for more than can be stored */
-function storable(amount: Nanousd, field: string): Nanousd {
-  if (amount <= MAX_NANOUSD) return amount
-  throw new DomainError('invalid_params', {
-    details: { required: [], issues: [{ path: field, message: 'is worth more than 9 billion dollars: ask for less at once' }] },
-  })
-}
-
-const NO_USAGE: Usage = {
-  inputTokens: 0,
-  outputTokens: 0,
-  cachedInputTokens: 0,
-  cacheWriteInputTokens: 0,
-  cacheWrite1hInputTokens: 0,
-}
-const NO_RATES: TokenRates = { input: 0n, output: 0n, cachedInput: 0n, cacheWrite: 0n, cacheWrite1h: 0n }
-
-const bookingOf = (call: CallId, purchase: Purchase): ClearCommand => ({
-  kind: 'clear',
-  id: call.operationId,
-  resumed: call.resumed,
-  agentId: purchase.agentId,
-  path: pathOf(purchase.agentId),
-  model: purchase.label,
-  estimate: storable(purchase.cost, 'cost'),
-  rates: NO_RATES,
-  hold_ms: 0,
-  holdKind: HOLD_KIND.booking,
-  detail: purchase.detail,
-})
-
-const refusalOf = (denial: Denial, estimate: Nanousd, tokens: number, policy: PolicyRefusal | null): Refusal => ({
-  ...denial,
-  ...(policy && denial.reason === policy.reason && { policy }),
-  affordableTokens: tokens,
-  shortfall: denial.tightest === null ? 0n : estimate - denial.tightest.remaining,
-})
-
-const NIL_UUID = '00000000-0000-0000-0000-000000000000'
-/** An id of another shape names no clearance: answered like any unknown one. */
-const holdIdOf = (clearanceId: string): string => {
-  const id = clearanceId.toLowerCase()
-  return isUuid(id) ? id : NIL_UUID
-}
-
-/** A limit too small for the smallest unit still is a limit above zero; no priced call fits it. */
-const smallestUp = (limit: Nanousd): Nanousd => (limit === 0n ? 1n : limit)
-
-const envelopeNotFound = (agentId: string): DomainError =>
-  new DomainError('not_found', {
-    hint: `No envelope is set on "${agentId}". GET /v1/budget/envelope lists those there are; PUT /v1/budget/envelope sets one.`,
-  })
-
-function resolvedOrThrow(outcome: Resolved | Unresolved): Resolved {
-  if (!('error' in outcome)) return outcome
-  if (outcome.expired) {
-    throw new DomainError('no_pending_clearance', {
-      hint: 'This clearance has expired: its estimate counts as spent and can no longer be changed. Ask for a longer hold with hold_seconds (up to 604800).',
-    })
-  }
-  throw new DomainError(outcome.error)
 }

@@ -1,6 +1,7 @@
 import type { ApprovalService, ApprovalView } from '../approvals/service.ts'
 import { ACCOUNT_PATH, pathOf } from '../budgets/path.ts'
-import type { BudgetService, EnvelopeView } from '../budgets/service.ts'
+import type { EnvelopeView } from '../budgets/requests.ts'
+import type { BudgetService } from '../budgets/service.ts'
 import type { LimitView } from '../budgets/state.ts'
 import { instanceStart } from '../budgets/windows.ts'
 import type { Clock } from '../core/clock.ts'

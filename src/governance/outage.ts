@@ -1,7 +1,7 @@
 import { mkdir } from 'node:fs/promises'
 import { pathOf } from '../budgets/path.ts'
 import type { PolicyQuestion } from '../budgets/policy.ts'
-import type { Purchase } from '../budgets/service.ts'
+import type { Purchase } from '../budgets/requests.ts'
 import type { Clock } from '../core/clock.ts'
 import { DomainError } from '../core/errors.ts'
 import type { Log } from '../core/log.ts'

@@ -1,5 +1,5 @@
 import { spendRefusal } from '../budgets/refusal.ts'
-import type { Refusal } from '../budgets/service.ts'
+import type { Refusal } from '../budgets/requests.ts'
 import { DomainError } from '../core/errors.ts'
 import { type Nanousd, usdFromNanousd } from '../core/money.ts'
 import type { Protocol } from './routes.ts'

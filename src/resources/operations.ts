@@ -1,7 +1,7 @@
 import { z } from 'zod'
 import { hintOf } from '../budgets/operations.ts'
 import { SPEND_REASONS, spendRefusal } from '../budgets/refusal.ts'
-import type { Refusal } from '../budgets/service.ts'
+import type { Refusal } from '../budgets/requests.ts'
 import type { LimitView } from '../budgets/state.ts'
 import { WINDOWS } from '../budgets/windows.ts'
 import { type Nanousd, usdFromNanousd } from '../core/money.ts'

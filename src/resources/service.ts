@@ -1,4 +1,5 @@
-import type { BudgetService, CallId, Purchase, Refusal } from '../budgets/service.ts'
+import type { CallId, Purchase, Refusal } from '../budgets/requests.ts'
+import type { BudgetService } from '../budgets/service.ts'
 import type { Approval } from '../budgets/state.ts'
 import { DomainError } from '../core/errors.ts'
 import { type Nanousd, nanousdFromUsd } from '../core/money.ts'
