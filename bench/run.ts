@@ -22,12 +22,13 @@ import { scaleOut } from './scale-out.ts'
 import { Cleanup } from './servers.ts'
 import { start } from './start.ts'
 import { throughput } from './throughput.ts'
+import { topup } from './topup.ts'
 
 const USAGE = `npm run bench -- [options]
 
   --quick           about two minutes: start, throughput and latency only, fewer variants, shorter bursts; not saved
   --full            ten million stored clearances, more rounds (an hour)
-  --only NAME       one section (throughput, latency, proxy, scale, scale-out, footprint, humans, start, memory, forecast), or the throughput variants whose name contains NAME
+  --only NAMES      some sections (throughput, latency, proxy, scale, scale-out, footprint, humans, topup, start, memory, forecast), or the throughput variants whose name contains NAME
   --stored COUNT    how many clearances the "scale" section stores
   --clearances COUNT  over how many clearances the "memory" section watches
   --rounds COUNT    how often each variant is measured
@@ -66,7 +67,19 @@ const EFFORTS: Record<Effort['name'], Effort> = {
     starts: 5,
   },
 }
-const SECTIONS = { start, throughput, latency, proxy, scale, 'scale-out': scaleOut, footprint, humans, memory, forecast } as const
+const SECTIONS = {
+  start,
+  throughput,
+  latency,
+  proxy,
+  scale,
+  'scale-out': scaleOut,
+  footprint,
+  humans,
+  topup,
+  memory,
+  forecast,
+} as const
 const QUICK_SECTIONS = ['start', 'throughput', 'latency'] as const
 const ROOT = join(import.meta.dirname, '..')
 
@@ -99,7 +112,7 @@ async function main(): Promise<void> {
   }
   const only = values.only ?? ''
   const names = Object.keys(SECTIONS) as (keyof typeof SECTIONS)[]
-  const sections = only === '' ? (values.quick ? QUICK_SECTIONS : names) : names.filter((name) => name === only)
+  const sections = only === '' ? (values.quick ? QUICK_SECTIONS : names) : names.filter((name) => only.split(',').includes(name))
   const isVariant = sections.length === 0
   const startedAt = new Date()
   if (!values['no-build']) execFileSync(process.execPath, [join(ROOT, 'scripts/build.mjs')], { cwd: ROOT, stdio: 'inherit' })
@@ -143,7 +156,8 @@ async function main(): Promise<void> {
     }
     const isWhole = !values['no-save'] && !values.quick && only === ''
     const isOneKept = values.save && only !== '' && !isVariant
-    const results = isWhole || isOneKept ? join(import.meta.dirname, 'results', isWhole ? 'latest' : only) : null
+    const results =
+      isWhole || isOneKept ? join(import.meta.dirname, 'results', isWhole || sections.length > 1 ? 'latest' : only) : null
     report.finish(
       describeMachine(version),
       {
