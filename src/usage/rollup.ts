@@ -1,10 +1,12 @@
 import type { Log } from '../core/log.ts'
 import { Pace } from '../core/pace.ts'
 import type { Database } from '../db/client.ts'
+import { databaseFailure } from '../db/failure.ts'
 import { Lease } from '../db/lease.ts'
 import { type Behind, listHeads, nextStep, sumUp } from './rollup.store.ts'
 
-const INTERVAL_MS = 5_000
+/** What is not summed up yet is read from the holds themselves, so nothing is missing meanwhile. */
+const INTERVAL_MS = 30_000
 const LEASE_MS = 30_000
 /** A lease is renewed when this part of it is over. */
 const RENEW_PART = 4
@@ -12,7 +14,7 @@ const ACCOUNTS_PER_PAGE = 500
 /** About how many events are summed up in one step. */
 const STEP_EVENTS = 4_000
 /** Nobody waits for a sum: what is left while many decide is summed up when they have stopped. */
-const RESTS = { whenBusy: 19, otherwise: 3 }
+const RESTS = { whenBusy: 49, otherwise: 3 }
 const NIL_UUID = '00000000-0000-0000-0000-000000000000'
 
 export type RollupOptions = { readonly interval_ms?: number; readonly lease_ms?: number; readonly stepEvents?: number }
@@ -88,7 +90,12 @@ export class Rollup {
       const page = await this.#atRest(() => listHeads(this.#database, after, ACCOUNTS_PER_PAGE))
       for (const account of page) {
         if (account.done >= account.version) continue
-        const taken = await this.#bringUp(account)
+        const taken = await this.#bringUp(account).catch((error: unknown) => {
+          if (databaseFailure(error) !== null) throw error
+          // One account that cannot be summed up must not keep the others from it.
+          this.#log.warn({ err: error, account_id: account.accountId }, 'summing up usage failed, will try again')
+          return { steps: 0, goOn: true }
+        })
         steps += taken.steps
         if (!taken.goOn) return steps
       }

@@ -246,4 +246,31 @@ describeEachDatabase('sums of usage', (openTestDatabase) => {
     await two.stop()
     await isExact(accountId, randomFrom(2))
   })
+
+  it('go on with the other accounts when one cannot be summed up', async () => {
+    const accounts = [await openAccount(), await openAccount(), await openAccount()].sort()
+    const spend = async () => {
+      for (const accountId of accounts)
+        await t.app.budgets.clear(accountId, call(), {
+          agentId: 'a',
+          model: 'gpt-4o',
+          estimatedTokens: 10,
+          estimatedInputTokens: 0,
+          hold_ms: 1000,
+        })
+    }
+    const calls = async () => {
+      const rows = await database.sql.unsafe(
+        'select account_id, calls from usage_spend where account_id = any($1) and span = 0',
+        [accounts],
+      )
+      return accounts.map((id) => rows.find((row) => row.account_id === id)?.calls)
+    }
+    await spend()
+    await rollup().pass()
+    await database.sql.unsafe('update usage_spend set calls = 2147483647 where account_id = $1', [accounts[1]!])
+    await spend()
+    await rollup().pass()
+    expect(await calls()).toEqual([2, 2147483647, 2])
+  })
 })
