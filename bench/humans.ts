@@ -68,6 +68,8 @@ async function outbox(context: Context, server: RunningServer, url: string): Pro
       await measured('nothing to deliver')
       const before = await sent()
       await queue(database, EVENTS)
+      // What the filling itself leaves behind for others to do is not what is measured.
+      await onDatabase(url, (sql) => sql.unsafe('vacuum analyze outbox'))
       const atStart = await sent()
       await measured('10,000 messages to deliver')
       delivered.push((await sent()) - atStart)
