@@ -41,9 +41,9 @@ export async function humans(context: Context): Promise<void> {
     environment: { OUTBOUND_ALLOW_PRIVATE: 'true', SIGNUP_TRIAL_OPS: '1000' },
   })
   await warmUp(context, [server], WORKLOAD)
-  await outbox(context, server, url)
-  await waiters(context, server)
   await dashboard(context, server)
+  await waiters(context, server)
+  await outbox(context, server, url)
   await server.stop()
 }
 
