@@ -221,7 +221,7 @@ export class Call implements Dispatcher.DispatchHandler {
   /** As fast as the client reads: what it does not take holds the provider up. */
   #send(piece: Buffer | null): void {
     const sink = this.#sink
-    if (piece === null || piece.length === 0 || sink.isClosed || sink.write(piece) || this.#blockedSince_ms !== null) return
+    if (piece === null || sink.isClosed || sink.write(piece) || this.#blockedSince_ms !== null) return
     this.#blockedSince_ms = performance.now()
     // A decoder that is full holds the provider up by itself.
     this.#source?.pause()

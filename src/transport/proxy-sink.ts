@@ -17,7 +17,8 @@ export function sinkOf(c: HttpContext, requestId: string): ResponseSink {
   return new ResponseSink(outgoing, requestId)
 }
 
-class ResponseSink implements Sink {
+/** Exported for its test. */
+export class ResponseSink implements Sink {
   readonly #outgoing: Outgoing
   readonly #requestId: string
   /** The head is out, so that the socket takes what follows. */
@@ -45,6 +46,8 @@ class ResponseSink implements Sink {
   }
 
   write(chunk: Buffer): boolean {
+    // A chunk of no bytes is the mark of the end.
+    if (chunk.length === 0) return true
     const socket = this.#chunkedSocket
     return socket === null || chunk.length > MAX_COPIED_BYTES ? this.#outgoing.write(chunk) : socket.write(chunkOf(chunk))
   }
