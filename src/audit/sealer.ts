@@ -5,7 +5,7 @@ import type { Clock } from '../core/clock.ts'
 import type { Log } from '../core/log.ts'
 import { Pace } from '../core/pace.ts'
 import type { Database } from '../db/client.ts'
-import { Lease } from '../db/lease.ts'
+import { LeasedWork } from '../db/leased-work.ts'
 import { genesisOf, linkOf } from './chain.ts'
 import { contentOf, type EventRow } from './entries.ts'
 import { placeOf, readManyMerged } from './history.ts'
@@ -13,8 +13,6 @@ import { findHeads, type Head, insertSeals, type Seal } from './store.ts'
 
 const INTERVAL_MS = 1_000
 const LEASE_MS = 30_000
-/** A lease is renewed when this part of it is over. */
-const RENEW_PART = 4
 const ACCOUNTS_PER_PAGE = 500
 /** Accounts sealed together, and entries read for them: few enough that computing them delays nobody by more than some milliseconds. */
 const ACCOUNTS_PER_ROUND = 50
@@ -44,81 +42,55 @@ type SealerDeps = {
 export class Sealer {
   readonly #database: Database
   readonly #clock: Clock
-  readonly #log: Log
   readonly #pace: Pace
-  readonly #lease: Lease
-  readonly #renew_ms: number
-  readonly #interval_ms: number
+  readonly #work: LeasedWork
   readonly #closeAfter_ms: number
   /** Versions up to which an account was found sealed: those without an event of their own need no second look. */
   readonly #done = new LRUCache<string, bigint>(atMost(REMEMBERED_ACCOUNTS))
-  #timer: NodeJS.Timeout | undefined
-  #running: Promise<unknown> = Promise.resolve()
-  #ending = new AbortController()
 
   constructor(deps: SealerDeps, options: SealerOptions = {}) {
     this.#database = deps.database
     this.#clock = deps.clock
-    this.#log = deps.log
     this.#pace = new Pace(deps.commands ?? (() => 0), RESTS)
-    const lease_ms = options.lease_ms ?? LEASE_MS
-    this.#lease = new Lease(deps.database, 'audit.sealer', lease_ms)
-    this.#renew_ms = lease_ms / RENEW_PART
-    this.#interval_ms = options.interval_ms ?? INTERVAL_MS
+    const { lease_ms = LEASE_MS, interval_ms = INTERVAL_MS } = options
+    const failure = 'sealing the audit trail failed, will try again'
+    this.#work = new LeasedWork(deps, { name: 'audit.sealer', lease_ms, interval_ms, failure }, () => this.pass())
     this.#closeAfter_ms = options.closeAfter_ms ?? CLOSE_AFTER_MS
   }
 
   start(): void {
-    this.#ending = new AbortController()
-    this.#schedule()
+    this.#work.start()
   }
 
   /** Ends after the round under way and lets another process take over. */
-  async stop(): Promise<void> {
-    this.#ending.abort()
-    clearTimeout(this.#timer)
-    await this.#running
-    await this.#lease.release().catch(() => {})
+  stop(): Promise<void> {
+    return this.#work.stop()
   }
 
   get #stopped(): boolean {
-    return this.#ending.signal.aborted
-  }
-
-  #schedule(): void {
-    if (this.#stopped) return
-    this.#timer = setTimeout(() => {
-      this.#running = this.pass()
-        .catch((error: unknown) => this.#log.warn({ err: error }, 'sealing the audit trail failed, will try again'))
-        .then(() => this.#schedule())
-    }, this.#interval_ms)
-    this.#timer.unref()
+    return this.#work.ending.aborted
   }
 
   /** Seals what is complete of every account. @returns how many entries; null when another process is at it */
   async pass(): Promise<number | null> {
-    if (!(await this.#lease.take())) return null
+    if (!(await this.#work.take())) return null
     let sealed = 0
     let after = NIL_UUID
-    let taken_ms = performance.now()
     for (;;) {
       const listing = this.#pace.begin()
       const page = await listVersions(this.#database, after, ACCOUNTS_PER_PAGE)
-      await this.#pace.rest(listing, this.#ending.signal)
+      await this.#pace.rest(listing, this.#work.ending)
       const open = page.filter(({ accountId, version }) => (this.#done.get(accountId) ?? -1n) < version)
       for (let start = 0; start < open.length && !this.#stopped; start += ACCOUNTS_PER_ROUND) {
         const group = new Chains(this.#database, this.#clock, open.slice(start, start + ACCOUNTS_PER_ROUND))
         for (let isOpen = true; isOpen && !this.#stopped; ) {
           const piece = this.#pace.begin()
-          if (piece.began_ms - taken_ms >= this.#renew_ms) {
-            if (!(await this.#lease.take())) return sealed
-            taken_ms = performance.now()
-          }
+          if (!(await this.#work.keep())) return sealed
           const round = await group.sealSome()
           sealed += round.sealed
           isOpen = round.isOpen
           if (!isOpen) for (const { accountId, version } of group.accounts) this.#done.set(accountId, version)
-          await this.#pace.rest(piece, this.#ending.signal)
+          await this.#pace.rest(piece, this.#work.ending)
         }
       }
       if (this.#stopped) return sealed

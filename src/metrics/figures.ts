@@ -1,7 +1,7 @@
 import type { Clock } from '../core/clock.ts'
 import type { Log } from '../core/log.ts'
 import type { Database } from '../db/client.ts'
-import { Lease } from '../db/lease.ts'
+import { LeasedWork } from '../db/leased-work.ts'
 import { readFigures, writeFigures } from './store.ts'
 
 /** Reads some figures from the database, in bounded time. Implemented by the rooms that own the tables. */
@@ -21,10 +21,7 @@ export class Figures {
   readonly #clock: Clock
   readonly #log: Log
   readonly #sources: readonly FigureSource[]
-  readonly #lease: Lease
-  #timer: NodeJS.Timeout | undefined
-  #running: Promise<unknown> = Promise.resolve()
-  #ending = new AbortController()
+  readonly #work: LeasedWork
   #cached: { readonly until_ms: number; readonly values: Promise<ReadonlyMap<string, number>> } | null = null
 
   constructor(deps: { database: Database; clock: Clock; log: Log }, sources: readonly FigureSource[]) {
@@ -32,35 +29,24 @@ export class Figures {
     this.#clock = deps.clock
     this.#log = deps.log
     this.#sources = sources
-    this.#lease = new Lease(deps.database, 'metrics.figures', LEASE_MS)
+    const failure = 'reading figures failed, will try again'
+    const times = { lease_ms: LEASE_MS, interval_ms: INTERVAL_MS, first_ms: 0 }
+    this.#work = new LeasedWork(deps, { name: 'metrics.figures', ...times, failure }, () => this.refresh())
   }
 
   start(): void {
-    this.#schedule(0)
+    this.#work.start()
   }
 
-  async stop(): Promise<void> {
-    this.#ending.abort()
-    clearTimeout(this.#timer)
-    await this.#running
-    await this.#lease.release().catch(() => {})
-  }
-
-  #schedule(wait_ms: number): void {
-    if (this.#ending.signal.aborted) return
-    this.#timer = setTimeout(() => {
-      this.#running = this.refresh()
-        .catch((error: unknown) => this.#log.warn({ err: error }, 'reading figures failed, will try again'))
-        .then(() => this.#schedule(INTERVAL_MS))
-    }, wait_ms)
-    this.#timer.unref()
+  stop(): Promise<void> {
+    return this.#work.stop()
   }
 
   /** Computes and stores all figures. @returns false when another process does */
   async refresh(): Promise<boolean> {
-    if (!(await this.#lease.take())) return false
+    if (!(await this.#work.take())) return false
     for (const source of this.#sources) {
-      const values = Object.entries(await source(this.#ending.signal))
+      const values = Object.entries(await source(this.#work.ending))
       const atMs = this.#clock.now()
       if (values.length > 0)
         await writeFigures(

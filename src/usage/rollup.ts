@@ -2,19 +2,18 @@ import type { Log } from '../core/log.ts'
 import { Pace } from '../core/pace.ts'
 import type { Database } from '../db/client.ts'
 import { databaseFailure } from '../db/failure.ts'
-import { Lease } from '../db/lease.ts'
+import { LeasedWork } from '../db/leased-work.ts'
 import { type Behind, listHeads, nextStep, sumUp } from './rollup.store.ts'
 
 /** What is not summed up yet is read from the holds themselves, so nothing is missing meanwhile. */
 const INTERVAL_MS = 30_000
 const LEASE_MS = 30_000
-/** A lease is renewed when this part of it is over. */
-const RENEW_PART = 4
 const ACCOUNTS_PER_PAGE = 500
 /** About how many events are summed up in one step. */
 const STEP_EVENTS = 4_000
 /** Nobody waits for a sum: what is left while many decide is summed up when they have stopped. */
 const RESTS = { whenBusy: 49, otherwise: 3 }
+const FAILURE = 'summing up usage failed, will try again'
 const NIL_UUID = '00000000-0000-0000-0000-000000000000'
 
 export type RollupOptions = { readonly interval_ms?: number; readonly lease_ms?: number; readonly stepEvents?: number }
@@ -34,57 +33,34 @@ export class Rollup {
   readonly #database: Database
   readonly #log: Log
   readonly #pace: Pace
-  readonly #lease: Lease
-  readonly #renew_ms: number
-  readonly #interval_ms: number
+  readonly #work: LeasedWork
   readonly #stepEvents: number
-  #takenMs = 0
-  #timer: NodeJS.Timeout | undefined
-  #running: Promise<unknown> = Promise.resolve()
-  #ending = new AbortController()
 
   constructor(deps: RollupDeps, options: RollupOptions = {}) {
     this.#database = deps.database
     this.#log = deps.log
     this.#pace = new Pace(deps.commands ?? (() => 0), RESTS)
-    const lease_ms = options.lease_ms ?? LEASE_MS
-    this.#lease = new Lease(deps.database, 'usage.rollup', lease_ms)
-    this.#renew_ms = lease_ms / RENEW_PART
-    this.#interval_ms = options.interval_ms ?? INTERVAL_MS
+    const { lease_ms = LEASE_MS, interval_ms = INTERVAL_MS } = options
+    this.#work = new LeasedWork(deps, { name: 'usage.rollup', lease_ms, interval_ms, failure: FAILURE }, () => this.pass())
     this.#stepEvents = options.stepEvents ?? STEP_EVENTS
   }
 
   start(): void {
-    this.#ending = new AbortController()
-    this.#schedule()
+    this.#work.start()
   }
 
   /** Ends after the step under way and lets another process take over. */
-  async stop(): Promise<void> {
-    this.#ending.abort()
-    clearTimeout(this.#timer)
-    await this.#running
-    await this.#lease.release().catch(() => {})
+  stop(): Promise<void> {
+    return this.#work.stop()
   }
 
   get #stopped(): boolean {
-    return this.#ending.signal.aborted
-  }
-
-  #schedule(): void {
-    if (this.#stopped) return
-    this.#timer = setTimeout(() => {
-      this.#running = this.pass()
-        .catch((error: unknown) => this.#log.warn({ err: error }, 'summing up usage failed, will try again'))
-        .then(() => this.#schedule())
-    }, this.#interval_ms)
-    this.#timer.unref()
+    return this.#work.ending.aborted
   }
 
   /** Sums up what is complete of every account. @returns how many steps; null when another process is at it */
   async pass(): Promise<number | null> {
-    if (!(await this.#lease.take())) return null
-    this.#takenMs = performance.now()
+    if (!(await this.#work.take())) return null
     let steps = 0
     for (let after = NIL_UUID; ; ) {
       const page = await this.#atRest(() => listHeads(this.#database, after, ACCOUNTS_PER_PAGE))
@@ -93,7 +69,7 @@ export class Rollup {
         const taken = await this.#bringUp(account).catch((error: unknown) => {
           if (databaseFailure(error) !== null) throw error
           // One account that cannot be summed up must not keep the others from it.
-          this.#log.warn({ err: error, account_id: account.accountId }, 'summing up usage failed, will try again')
+          this.#log.warn({ err: error, account_id: account.accountId }, FAILURE)
           return { steps: 0, goOn: true }
         })
         steps += taken.steps
@@ -110,10 +86,7 @@ export class Rollup {
     let steps = 0
     for (let from = done; from < version; steps++) {
       if (this.#stopped) return { steps, goOn: false }
-      if (performance.now() - this.#takenMs >= this.#renew_ms) {
-        if (!(await this.#lease.take())) return { steps, goOn: false }
-        this.#takenMs = performance.now()
-      }
+      if (!(await this.#work.keep())) return { steps, goOn: false }
       const at = from
       const through = await this.#atRest(async () => {
         const next = await nextStep(this.#database, { accountId, version, done: at }, this.#stepEvents)
@@ -129,7 +102,7 @@ export class Rollup {
   async #atRest<T>(work: () => Promise<T>): Promise<T> {
     const piece = this.#pace.begin()
     const result = await work()
-    await this.#pace.rest(piece, this.#ending.signal)
+    await this.#pace.rest(piece, this.#work.ending)
     return result
   }
 }
