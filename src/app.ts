@@ -21,6 +21,7 @@ import { billingSettings } from './billing-settings.ts'
 import { DecisionEngine } from './budgets/engine.ts'
 import { HoldFigures } from './budgets/figures.ts'
 import { loopCounts, purgeLoops } from './budgets/loops.store.ts'
+import { EnvelopeReader } from './budgets/reader.ts'
 import { BudgetService } from './budgets/service.ts'
 import { createChangeLimit } from './change-limit.ts'
 import { type Config, ConfigError } from './config.ts'
@@ -191,6 +192,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
   const observer = deps.tracing === undefined ? metrics : observedBy(metrics, deps.tracing)
   const engine: DecisionEngine = new DecisionEngine({ ...deps, companions, observer, policy }, { lanes: config.LANES, ...QUEUE })
   const budgets = new BudgetService({ ...deps, engine, catalogue, policy })
+  const envelopes = new EnvelopeReader({ ...deps, policy })
   const outage =
     governance &&
     new OutageBook(
@@ -248,14 +250,15 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     )
   const idempotency = new IdempotencyService(deps, QUEUE)
   const waiters = new DecisionWaiters(deps)
-  const approvals = new ApprovalService({ ...deps, budgets, notifications, waiters, changes: audit })
+  const approvals = new ApprovalService({ ...deps, budgets, envelopes, notifications, waiters, changes: audit })
   const usage = new UsageService(deps)
   const rollup = new Rollup({ ...deps, commands })
-  const agents = new AgentService({ ...deps, budgets, usage })
-  const dashboard = new DashboardService({ ...deps, accounts, budgets, approvals, usage })
+  const agents = new AgentService({ ...deps, envelopes, usage })
+  const dashboard = new DashboardService({ ...deps, accounts, envelopes, approvals, usage })
   const sessions = new SessionService(deps)
   const operationDeps: OperationDeps = {
     budgets,
+    envelopes,
     bookings,
     agents,
     clock: deps.clock,

@@ -9,8 +9,9 @@ import { decide } from './decide.ts'
 import { createDenialAllowance, denialNotRecorded } from './denial-allowance.ts'
 import { loadMissing } from './load.ts'
 import { noPolicy, type PolicySource } from './policy.ts'
+import type { LaneSql } from './rows.store.ts'
 import type { AccountChange, Command, Outcome, OutcomeOf } from './state.ts'
-import { type LaneSql, lockAccounts, writeChanges } from './store.ts'
+import { lockAccounts, writeChanges } from './write.store.ts'
 
 export type EngineOptions = {
   /** Lanes per process; an account always uses the same one. One measured best (docs/decisions/0003-decision-engine.md). */

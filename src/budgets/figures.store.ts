@@ -1,6 +1,6 @@
 import type { Database } from '../db/client.ts'
+import { ENVELOPE_COLUMNS, envelopeOf } from './rows.store.ts'
 import type { EnvelopeState, HoldState } from './state.ts'
-import { ENVELOPE_COLUMNS, envelopeOf } from './store.ts'
 import { HOLD_STATE } from './tables.ts'
 
 /** Most holds looked at of one account: its newest. */
