@@ -92,10 +92,13 @@ export async function underLoad(fleet: Fleet, during: (loaded: Loaded) => Promis
   const stopKeyed = keepBusy(KEYED_WIDTH, () => keyed.step())
   try {
     await during(loaded)
-  } finally {
-    await stop()
-    await stopKeyed()
+  } catch (error) {
+    // The load may fail for it too, and says less about it.
+    await Promise.allSettled([stop(), stopKeyed()])
+    throw error
   }
+  await stop()
+  await stopKeyed()
   console.log(
     `seed ${seed}: ${workload.answered} answered, ${workload.refused} refused, ${workload.unanswered} not answered, ${keyed.retries} tries again, slowest ${Math.round(workload.slowest_ms)} ms`,
   )
