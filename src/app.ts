@@ -25,6 +25,7 @@ import { BudgetService } from './budgets/service.ts'
 import { createChangeLimit } from './change-limit.ts'
 import { type Config, ConfigError } from './config.ts'
 import type { Clock } from './core/clock.ts'
+import { lazily } from './core/lazy.ts'
 import type { Log } from './core/log.ts'
 import { type Caller, createExecutor, type Execute, type Guards, mayCall, type Operation } from './core/operation.ts'
 import { SecretBox, secretKeysOf } from './core/secrets.ts'
@@ -313,7 +314,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
       bodyLimit_bytes: BODY_LIMIT_BYTES,
     },
   )
-  const document = openApiDocument(operations, { version: VERSION })
+  const document = lazily(() => openApiDocument(operations, { version: VERSION }))
   const governanceFile = () => {
     const { loadedMs, problems } = governance?.status ?? { loadedMs: null, problems: [] }
     return problems.length > 0 ? ('unusable' as const) : loadedMs === null ? null : ('ok' as const)

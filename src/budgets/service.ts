@@ -38,6 +38,9 @@ import { type EnvelopeFilter, type LaneSql, loadEnvelopes, loadLedgerEntries, re
 import { HOLD_KIND } from './tables.ts'
 import { nextReset, WINDOWS, type Window } from './windows.ts'
 
+/** What the proxy tells of a call after its answer: nobody waits for it. */
+const UNAWAITED = { isPatient: true }
+
 /** Envelopes, clearances and their settlement (contract section 3). */
 export class BudgetService {
   readonly #engine: DecisionEngine
@@ -162,7 +165,7 @@ export class BudgetService {
    */
   async renew(accountId: string, call: CallId, reservationId: string, hold_ms: number): Promise<boolean> {
     const command = { kind: 'renew' as const, id: call.operationId, resumed: call.resumed, holdId: reservationId, hold_ms }
-    return (await this.#engine.submit(accountId, command)).renewed
+    return (await this.#engine.submit(accountId, command, UNAWAITED)).renewed
   }
 
   /**
@@ -177,8 +180,8 @@ export class BudgetService {
     request: { agentId: string; reservationId: string; usage: Usage; cost?: Nanousd; detail: string },
   ): Promise<Resolved> {
     const { agentId, reservationId, usage, cost, detail } = request
-    const outcome = await this.#engine.submit(accountId, {
-      kind: 'settle',
+    const command = {
+      kind: 'settle' as const,
       id: call.operationId,
       resumed: call.resumed,
       agentId,
@@ -188,20 +191,22 @@ export class BudgetService {
       ...(cost !== undefined && { cost }),
       holdKind: HOLD_KIND.reservation,
       detail,
-    })
+    }
+    const outcome = await this.#engine.submit(accountId, command, UNAWAITED)
     return resolvedOrThrow(outcome)
   }
 
   /** Gives a reservation back: the call was never made, or cost nothing. */
   async releaseReservation(accountId: string, call: CallId, reservationId: string): Promise<Resolved> {
-    const outcome = await this.#engine.submit(accountId, {
-      kind: 'release',
+    const command = {
+      kind: 'release' as const,
       id: call.operationId,
       resumed: call.resumed,
       holdId: reservationId,
       boundTo: null,
       holdKind: HOLD_KIND.reservation,
-    })
+    }
+    const outcome = await this.#engine.submit(accountId, command, UNAWAITED)
     return resolvedOrThrow(outcome)
   }
 
