@@ -9,6 +9,7 @@ import { paidOperations, topupVerify } from './billing/operations.ts'
 import type { BillingService } from './billing/service.ts'
 import type { Config } from './config.ts'
 import type { Clock } from './core/clock.ts'
+import { lazily } from './core/lazy.ts'
 import type { Log } from './core/log.ts'
 import { type Caller, type Execute, mayCall, type Operation } from './core/operation.ts'
 import type { Database } from './db/client.ts'
@@ -109,7 +110,7 @@ export function createHttp(config: Config, deps: HttpDeps, options: { live?: Par
       bodyLimit_bytes: BODY_LIMIT_BYTES,
     },
   )
-  const document = openApiDocument(operations, { version: VERSION })
+  const document = lazily(() => openApiDocument(operations, { version: VERSION }))
   const governanceFile = () => {
     const { loadedMs, problems } = governance?.status ?? { loadedMs: null, problems: [] }
     return problems.length > 0 ? ('unusable' as const) : loadedMs === null ? null : ('ok' as const)

@@ -16,6 +16,9 @@ import type { Approval, DecideCommand, GrantKind, LoopLimit, OutcomeOf, PerWindo
 import { HOLD_KIND } from './tables.ts'
 import { WINDOWS, type Window } from './windows.ts'
 
+/** What the proxy tells of a call after its answer: nobody waits for it. */
+const UNAWAITED = { isPatient: true }
+
 /** Clearances, their settlement and what else the engine decides (contract section 3); `EnvelopeReader` tells how it stands. */
 export class BudgetService {
   readonly #engine: DecisionEngine
@@ -140,7 +143,7 @@ export class BudgetService {
    */
   async renew(accountId: string, call: CallId, reservationId: string, hold_ms: number): Promise<boolean> {
     const command = { kind: 'renew' as const, id: call.operationId, resumed: call.resumed, holdId: reservationId, hold_ms }
-    return (await this.#engine.submit(accountId, command)).renewed
+    return (await this.#engine.submit(accountId, command, UNAWAITED)).renewed
   }
 
   /**
@@ -155,8 +158,8 @@ export class BudgetService {
     request: { agentId: string; reservationId: string; usage: Usage; cost?: Nanousd; detail: string },
   ): Promise<Resolved> {
     const { agentId, reservationId, usage, cost, detail } = request
-    const outcome = await this.#engine.submit(accountId, {
-      kind: 'settle',
+    const command = {
+      kind: 'settle' as const,
       id: call.operationId,
       resumed: call.resumed,
       agentId,
@@ -166,20 +169,22 @@ export class BudgetService {
       ...(cost !== undefined && { cost }),
       holdKind: HOLD_KIND.reservation,
       detail,
-    })
+    }
+    const outcome = await this.#engine.submit(accountId, command, UNAWAITED)
     return resolvedOrThrow(outcome)
   }
 
   /** Gives a reservation back: the call was never made, or cost nothing. */
   async releaseReservation(accountId: string, call: CallId, reservationId: string): Promise<Resolved> {
-    const outcome = await this.#engine.submit(accountId, {
-      kind: 'release',
+    const command = {
+      kind: 'release' as const,
       id: call.operationId,
       resumed: call.resumed,
       holdId: reservationId,
       boundTo: null,
       holdKind: HOLD_KIND.reservation,
-    })
+    }
+    const outcome = await this.#engine.submit(accountId, command, UNAWAITED)
     return resolvedOrThrow(outcome)
   }
 

@@ -43,7 +43,7 @@ describe('a database that goes away under load', () => {
       expect(workload.faults).toEqual([])
       expect(workload.unanswered).toBe(0)
       expect(workload.refused).toBeGreaterThan(LOAD_WIDTH)
-      expect(workload.approved.size).toBeGreaterThan(100)
+      expect(workload.approved.size).toBeGreaterThan(20)
       expect(workload.slowest_ms).toBeLessThan(LONGEST_MS)
       expect(await wrongAfter(loaded, postgres.url)).toEqual([])
       for (const server of fleet.servers) expect(server.logs()).not.toContain('unexpected failure')
