@@ -2,11 +2,12 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { Client } from '../../support/client.ts'
 import { createTestDatabase, type TestDatabase } from '../../support/databases.ts'
-import { underLoad, wrongAfter } from '../../support/faults.ts'
 import { type Fleet, startFleet } from '../../support/fleet.ts'
 import {
+  deadlocksIn,
   findDifferences,
   findWrongBalances,
+  keepBusy,
   openSql,
   pick,
   randomFrom,
@@ -16,6 +17,7 @@ import {
   untilAnswered,
   watchOvershoot,
 } from '../../support/load.ts'
+import { Workload } from '../../support/workload.ts'
 
 const KILLS = 4
 const WIDTH = 64
@@ -42,19 +44,32 @@ describe('server processes that are killed', () => {
     const random = randomFrom(seed)
     const overshoots = await watchOvershoot(sql)
     const [victim] = fleet.servers
-    const loaded = await underLoad(fleet, async () => {
-      for (let kill = 0; kill < KILLS; kill++) {
-        await sleep(300 + random() * 700)
-        await victim!.kill('SIGKILL')
-        await sleep(random() * 300)
-        await victim!.restart()
-      }
+    const workload = new Workload(() => pick(random, fleet.clients), random)
+    await workload.prepare()
+
+    const stop = keepBusy(WIDTH, async () => {
+      const { unanswered } = workload
+      await workload.step()
+      if (workload.unanswered > unanswered) await sleep(5)
     })
-    console.log(`seed ${seed}: ${KILLS} kills`)
-    expect(loaded.workload.unanswered).toBeGreaterThan(0)
-    expect(loaded.workload.approved.size).toBeGreaterThan(100)
-    expect(await wrongAfter(loaded, home.url!)).toEqual([])
-    expect(await overshoots(loaded.workload.accountId('changing'))).toEqual([])
+    for (let kill = 0; kill < KILLS; kill++) {
+      await sleep(300 + random() * 700)
+      await victim!.kill('SIGKILL')
+      await sleep(random() * 300)
+      await victim!.restart()
+    }
+    await stop()
+    console.log(
+      `seed ${seed}: ${KILLS} kills, ${workload.answered} answered, ${workload.unanswered} not, ${workload.approved.size} approved`,
+    )
+
+    expect(workload.unanswered).toBeGreaterThan(0)
+    expect(workload.approved.size).toBeGreaterThan(100)
+    expect(await workload.disagreements(sql, false)).toEqual([])
+    expect(await findWrongBalances(sql)).toEqual([])
+    expect(await findDifferences(home.url!)).toEqual([])
+    expect(await overshoots(workload.accountId('changing'))).toEqual([])
+    expect(await deadlocksIn(sql)).toBe(0)
   })
 
   it('do each request once when it is retried with its Idempotency-Key', async () => {
