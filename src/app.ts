@@ -246,7 +246,16 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     { ...deps, execute, keys, accounts, approvals, billing, catalogue, metrics, proxy, sessions, status, usage },
     options,
   )
-  const housekeeping = new Housekeeping({ ...deps, accounts, approvals, idempotency, notifications, retention, sessions })
+  const housekeeping = new Housekeeping({
+    ...deps,
+    accounts,
+    approvals,
+    budgets,
+    idempotency,
+    notifications,
+    retention,
+    sessions,
+  })
   return {
     fetch: http.app.fetch,
     request: http.app.request,

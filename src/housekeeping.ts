@@ -3,6 +3,7 @@ import type { SessionService } from './accounts/sessions.ts'
 import type { ApprovalService } from './approvals/service.ts'
 import type { AuditRetention } from './audit/retention.ts'
 import { purgeLoops } from './budgets/loops.store.ts'
+import type { BudgetService } from './budgets/service.ts'
 import type { Clock } from './core/clock.ts'
 import type { Log } from './core/log.ts'
 import type { Database } from './db/client.ts'
@@ -11,6 +12,8 @@ import type { NotificationService } from './notifications/service.ts'
 
 const PURGE_MS = 60_000
 const PURGE_ROWS = 5_000
+/** Reservations of calls whose process is gone. */
+const ABANDONED_ROWS = 500
 /** Idempotency keys are made faster than one round takes them away. */
 const PURGE_ROUNDS = 20
 /** Loop counts are the rows that come and go fastest. */
@@ -25,6 +28,7 @@ type Deps = {
   readonly log: Log
   readonly accounts: AccountService
   readonly approvals: ApprovalService
+  readonly budgets: BudgetService
   readonly idempotency: IdempotencyService
   readonly notifications: NotificationService
   readonly retention: AuditRetention
@@ -56,7 +60,8 @@ export class Housekeeping {
   }
 
   async #purge(): Promise<void> {
-    const { database, clock, accounts, approvals, idempotency, notifications, retention, sessions } = this.#deps
+    const { database, clock, accounts, approvals, budgets, idempotency, notifications, retention, sessions } = this.#deps
+    await budgets.settleAbandoned(ABANDONED_ROWS)
     for (let round = 0; round < PURGE_ROUNDS; round++) if ((await idempotency.purge(PURGE_ROWS)) < PURGE_ROWS) break
     await accounts.purgeThrottles(PURGE_ROWS)
     await notifications.purge(PURGE_ROWS)

@@ -98,7 +98,7 @@ export class AccountModel {
     this.end(flight, NOTHING)
     if (!flight.isAlone || performance.now() - this.#doubtedAt < DOUBT_MS) return
     if (said.budget !== undefined && this.#budget.up + this.#budget.down > 0)
-      Object.assign(this.#budget, { known: said.budget, up: 0, down: 0 })
+      Object.assign(this.#budget, { known: said.budget, up: ROUNDING_NANOUSD, down: ROUNDING_NANOUSD })
     if (said.ops !== undefined && this.#ops.up + this.#ops.down > 0) Object.assign(this.#ops, { known: said.ops, up: 0, down: 0 })
   }
 

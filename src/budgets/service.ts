@@ -5,6 +5,7 @@ import type { Database } from '../db/client.ts'
 import { withDatabaseFailure } from '../db/failure.ts'
 import type { Catalogue } from '../prices/catalogue.ts'
 import { affordableTokens, estimateNanousd } from '../prices/cost.ts'
+import { listAbandoned } from './abandoned.store.ts'
 import { bookingOf, envelopeNotFound, holdIdOf, NO_USAGE, refusalOf, resolvedOrThrow, smallestUp, storable } from './commands.ts'
 import type { DecisionEngine } from './engine.ts'
 import { loadLedgerEntries } from './load.store.ts'
@@ -18,6 +19,12 @@ import { WINDOWS, type Window } from './windows.ts'
 
 /** What the proxy tells of a call after its answer: nobody waits for it. */
 const UNAWAITED = { isPatient: true }
+/**
+ * How long after its expiry a reservation is given up. A process that runs renews it long before, and one that cannot reach the database
+ * for minutes may still tell what its call used.
+ */
+const ABANDONED_MS = 300_000
+const LOST = JSON.stringify({ end: 'lost', estimated: true })
 
 /** Clearances, their settlement and what else the engine decides (contract section 3); `EnvelopeReader` tells how it stands. */
 export class BudgetService {
@@ -172,6 +179,26 @@ export class BudgetService {
     }
     const outcome = await this.#engine.submit(accountId, command, UNAWAITED)
     return resolvedOrThrow(outcome)
+  }
+
+  /**
+   * Settles reservations at their estimate that nobody has renewed for a long time: the process that forwarded their call is gone, and with it
+   * what the call really used (docs/proxy.md, "What is charged").
+   * @returns how many were settled, at most `limit`
+   */
+  async settleAbandoned(limit: number): Promise<number> {
+    const now_ms = this.#clock.now()
+    const abandoned = await withDatabaseFailure(listAbandoned(this.#lane, now_ms - ABANDONED_MS, limit))
+    const settled = await Promise.allSettled(
+      abandoned.map(({ accountId, holdId, agentId, estimate }) =>
+        this.settleReservation(
+          accountId,
+          { operationId: uuidv7(now_ms), resumed: false },
+          { agentId, reservationId: holdId, usage: NO_USAGE, cost: estimate, detail: LOST },
+        ),
+      ),
+    )
+    return settled.filter(({ status }) => status === 'fulfilled').length
   }
 
   /** Gives a reservation back: the call was never made, or cost nothing. */

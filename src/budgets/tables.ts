@@ -91,6 +91,7 @@ export const holds = pgTable(
   (t) => [
     primaryKey({ columns: [t.accountId, t.holdId] }),
     index('holds_open').on(t.accountId, t.agentId, t.takenVersion, t.holdId).where(sql`${t.state} = 0`),
+    index('holds_reserved').on(t.expiresMs).where(sql`${t.state} = 0 and ${t.kind} = 2`),
     index('holds_version').on(t.accountId, t.takenVersion, t.holdId).where(sql`${t.takenVersion} >= 0`),
   ],
 )

@@ -143,6 +143,35 @@ describeEachDatabase('kinds of holds', (openTestDatabase) => {
       expect(await spent()).toEqual([0.15, 0.15])
     })
 
+    it('that nobody renews any more is settled at its estimate, once, by whichever process comes first', async () => {
+      const database = await openTestDatabase()
+      const { accountId, clock, here, there, reserved, settle, spent, isRight } = await setUp(database)
+      const [lost, kept] = [await reserved(here), await reserved(here)]
+      const settled = async () => {
+        const rows = await database.sql.unsafe(
+          'select hold_id, detail from ledger where account_id = $1 and hold_id is not null',
+          [accountId],
+        )
+        return rows.map((row) => [row.hold_id, row.detail])
+      }
+      clock.advance(60_000 + 4 * 60_000)
+      expect(await here.renew(accountId, call(), kept, 60_000)).toBe(true)
+      await there.settleAbandoned(100)
+      expect(await settled()).toEqual([])
+      clock.advance(61_000)
+      const counts = await Promise.all([here.settleAbandoned(100), there.settleAbandoned(100)])
+      expect(Math.max(...counts)).toBeGreaterThan(0)
+      expect(await here.settleAbandoned(100)).toBe(0)
+      expect(await settled()).toEqual([[lost, '{"end":"lost","estimated":true}']])
+      expect(await spent()).toEqual([1.5, 1.5])
+      // What its call really used is known too late, and changes nothing.
+      expect(await settle(here, lost)).toMatchObject({ replayed: true })
+      expect(await spent()).toEqual([1.5, 1.5])
+      await settle(there, kept)
+      expect(await spent()).toEqual([0.9, 0.9])
+      await isRight()
+    })
+
     it('is renewed while it is open, never shortened, and not any more once it is resolved', async () => {
       const database = await openTestDatabase()
       const { accountId, here, there, reserved, settle, clock } = await setUp(database)

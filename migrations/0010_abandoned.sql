@@ -1,0 +1,1 @@
+CREATE INDEX "holds_reserved" ON "holds" USING btree ("expires_ms") WHERE "holds"."state" = 0 and "holds"."kind" = 2;
