@@ -53,22 +53,43 @@ const MAX_OUTPUT_TOKENS: Readonly<Record<string, number>> = {
   'gemini-2.5-pro': 65_536,
 }
 
+/** Models that read more than their window where a beta header or another host says so. */
+const LONG_CONTEXT = new Set(['claude-sonnet-4-5', 'claude-sonnet-4-0', 'claude-sonnet-4'])
+const LONG_CONTEXT_TOKENS = 1_000_000
+
+/** OpenRouter's variants that choose a host or a price and leave the model what it is. Others may read or write more. */
+const HARMLESS_VARIANTS = new Set(['free', 'nitro', 'floor', 'thinking', 'exacto', 'beta'])
+
 /** The makers, whose entries state what the model itself can do; a reseller may offer less, never more. */
 const MAKERS = ['anthropic', 'openai', 'google']
 
 let windows: ReadonlyMap<string, number> | undefined
 
 /**
- * The limits of exactly this model, whatever its prefix, date and variant. A model that only begins like a known one has none: a new one
- * may be able to do more.
+ * The limits of exactly this model, whatever its prefix and date. A model that only begins like a known one has none, and so has one with a
+ * variant that may change them: it may be able to do more.
  */
 export function limitsFor(model: string): ModelLimits {
   windows ??= contextWindows()
-  const name = withoutVariant(readModelId(model).canonical)
-  const known = windows.has(name) || MAX_OUTPUT_TOKENS[name] !== undefined ? name : withoutDate(name)
+  const { canonical } = readModelId(model)
+  const name = withoutVariant(canonical)
+  const variants = canonical.slice(name.length).split(':').slice(1)
+  if (!variants.every((variant) => HARMLESS_VARIANTS.has(variant))) return {}
+  const known = windows.has(name) || Object.hasOwn(MAX_OUTPUT_TOKENS, name) ? name : withoutDate(name)
   const contextTokens = windows.get(known)
   const maxOutputTokens = Object.hasOwn(MAX_OUTPUT_TOKENS, known) ? MAX_OUTPUT_TOKENS[known] : undefined
   return { ...(contextTokens !== undefined && { contextTokens }), ...(maxOutputTokens !== undefined && { maxOutputTokens }) }
+}
+
+/**
+ * The limits where the model's long context can be had.
+ * @param isAskedFor true when the caller asks for it by name, which is believed of any model
+ */
+export function longLimitsFor(model: string, isAskedFor: boolean): ModelLimits {
+  const limits = limitsFor(model)
+  const name = withoutDate(withoutVariant(readModelId(model).canonical))
+  if (limits.contextTokens === undefined || !(isAskedFor || LONG_CONTEXT.has(name))) return limits
+  return { ...limits, contextTokens: Math.max(limits.contextTokens, LONG_CONTEXT_TOKENS) }
 }
 
 function contextWindows(): Map<string, number> {

@@ -3,7 +3,7 @@ import { ceilDiv, type Nanousd, nanousdFromUsd } from '../core/money.ts'
 import type { Catalogue, Rate } from '../prices/catalogue.ts'
 import { actualNanousd } from '../prices/cost.ts'
 import type { Seen } from './reader.ts'
-import type { PlannedCall } from './request.ts'
+import type { PlannedCall, PlannedModel } from './request.ts'
 import type { RouteKind } from './routes.ts'
 import { type KnownUsage, readUsage } from './usage.ts'
 
@@ -22,15 +22,24 @@ const ratesOf = (catalogue: Catalogue, { choice, alternatives }: PlannedCall, in
 const larger = (a: bigint, b: bigint): bigint => (a > b ? a : b)
 const dearest = (costs: readonly bigint[]): bigint => costs.reduce(larger, 0n)
 
-/** The most that the call can cost, which is reserved for it, and the rates of its model. */
+/**
+ * The most that the call can cost, which is reserved for it, and the rates of its model. Of models that stand in for each other the dearest,
+ * each at its own bound; what tools use beside them is added.
+ */
 export function worstCase(catalogue: Catalogue, call: PlannedCall): { estimate: Nanousd; rates: Rate } {
-  const { inputTokens, outputTokens } = call.bound
-  const rates = ratesOf(catalogue, call, inputTokens)
-  // Which part of the input will be written to a cache is not known: all of it, at the dearest of the input rates.
-  const costs = rates.map((rate) =>
-    actualNanousd({ ...rate, input: dearest([rate.input, rate.cacheWrite, rate.cacheWrite1h]) }, { inputTokens, outputTokens }),
-  )
-  return { estimate: withPremium(dearest(costs), call), rates: rates[0] }
+  const costOf = ({ id, bound }: PlannedModel): Nanousd => {
+    const { inputTokens, outputTokens } = bound
+    const rate = catalogue.rateFor(`${call.choice.upstream.name}/${id}`, inputTokens)
+    // Which part of the input will be written to a cache is not known: all of it, at the dearest of the input rates.
+    const input = dearest([rate.input, rate.cacheWrite, rate.cacheWrite1h])
+    return withPremium(actualNanousd({ ...rate, input }, { inputTokens, outputTokens }), { bound })
+  }
+  const [first, ...others] = call.models
+  const instead = others.filter(({ isBeside }) => !isBeside).map(costOf)
+  const beside = others.filter(({ isBeside }) => isBeside).map(costOf)
+  const searches = BigInt(call.bound.webSearches) * WEB_SEARCH_NANOUSD
+  const estimate = beside.reduce((sum, cost) => sum + cost, dearest([costOf(first), ...instead]) + searches)
+  return { estimate, rates: ratesOf(catalogue, call, first.bound.inputTokens)[0] }
 }
 
 /**
@@ -73,7 +82,7 @@ function estimatedOutput(call: PlannedCall, seen: Seen, known: KnownUsage, end: 
   return Math.min(bound.outputTokens, Math.max(known.outputTokens ?? 0, seen.pieces, Math.ceil(seen.textBytes / 2)))
 }
 
-const withPremium = (cost: Nanousd, { bound }: PlannedCall): Nanousd =>
+const withPremium = (cost: Nanousd, { bound }: Pick<PlannedCall, 'bound'>): Nanousd =>
   bound.premium_percent === 100 ? cost : ceilDiv(cost * BigInt(bound.premium_percent), 100n)
 
 /** What of the output has certainly been written, for cutting a stream whose maximum nobody has set. */

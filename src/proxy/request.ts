@@ -1,21 +1,37 @@
-import { limitsFor } from '../prices/limits.ts'
+import { limitsFor, longLimitsFor } from '../prices/limits.ts'
 import { ProxyError } from './answers.ts'
-import { type Body, type Bound, boundOf } from './bound.ts'
+import { type Bound, boundOf, countOf, largestOf } from './bound.ts'
+import { type Body, contentOf, isAbsent, isObject, READ_FIELDS, toolsOf } from './content.ts'
+import type { Headers } from './headers.ts'
 import { type Edit, splice, topLevelFields } from './json.ts'
-import type { Route } from './routes.ts'
+import type { Route, RouteKind } from './routes.ts'
 import type { Choice, Upstreams } from './upstreams.ts'
+
+/** A model that may answer a call, or work for it. */
+export type PlannedModel = {
+  /** Its id at the provider. */
+  readonly id: string
+  /** As the caller names it. */
+  readonly model: string
+  readonly bound: Bound
+  /** True for the model of a tool: it works beside the others, not in their place. */
+  readonly isBeside: boolean
+}
 
 /** A call as it will be forwarded. */
 export type PlannedCall = {
   /** The model as the caller names it. */
   readonly model: string
-  /** Further models that the provider may fall back to; they may be dearer. */
+  /** Further models that the provider may use; they may be dearer. */
   readonly alternatives: readonly string[]
+  /** The call's model, then the alternatives, each with what it can use. */
+  readonly models: readonly [PlannedModel, ...PlannedModel[]]
   readonly choice: Choice
   readonly isStream: boolean
   readonly bytes: Buffer
   /** The stream's usage is asked for by us and its extra event is none of the client's business. */
   readonly hidesUsage: boolean
+  /** What the model that answers can use, whichever that will be. */
   readonly bound: Bound
 }
 
@@ -24,12 +40,14 @@ const MAX_ALTERNATIVES = 16
 
 /**
  * Reads a request and prepares what is forwarded: the same bytes, but for the model's prefix and the wish for usage.
+ * @param headers the caller's: a beta can lengthen the model's window
  * @throws ProxyError when it cannot be understood well enough to be priced
  */
-export function planCall(route: Route, bytes: Buffer, upstreams: Upstreams): PlannedCall {
+export function planCall(route: Route, bytes: Buffer, upstreams: Upstreams, headers: Headers): PlannedCall {
   const body = parseBody(bytes)
   const fields = topLevelFields(bytes)
   if (fields === null) throw invalid('A field occurs twice in the body. Send each once.')
+  checkFields(body, fields.keys())
   const { model } = body
   if (typeof model !== 'string' || model === '') throw invalid('model is required: the id of the model to call.')
   if (!isStorable(model)) throw invalid(`model must be at most ${MAX_MODEL_LENGTH} characters of valid text.`)
@@ -40,14 +58,17 @@ export function planCall(route: Route, bytes: Buffer, upstreams: Upstreams): Pla
   const isStream = body.stream === true
   const asksForUsage = route.kind === 'chat' && isStream && choice.upstream.takesUsageOption && !hasUsage(body)
   if (asksForUsage) edits.push(usageEdit(body, fields, bytes))
+  const models = modelsOf(route.kind, body, bytes.length, { model, choice, headers })
+  const [first, ...others] = models
   return {
     model,
-    alternatives: alternativesOf(body),
+    alternatives: others.map((other) => other.model),
+    models,
     choice,
     isStream,
     bytes: splice(bytes, edits),
     hidesUsage: asksForUsage,
-    bound: boundOf(route.kind, body, bytes.length, model, limitsFor(model)),
+    bound: largestOf([first.bound, ...others.filter(({ isBeside }) => !isBeside).map(({ bound }) => bound)]),
   }
 }
 
@@ -79,10 +100,70 @@ function usageEdit(body: Body, fields: ReadonlyMap<string, { start: number; end:
   return { start: end, end, text: ',"stream_options":{"include_usage":true}' }
 }
 
-/** OpenRouter's `models` and Anthropic's `fallbacks`. */
-function alternativesOf(body: Body): string[] {
-  const named = [body.models, body.fallbacks].flatMap((list) => (Array.isArray(list) ? (list as unknown[]) : []))
-  const models = named.map((item) => (typeof item === 'object' && item !== null && 'model' in item ? item.model : item))
-  if (models.length > MAX_ALTERNATIVES) throw invalid(`At most ${MAX_ALTERNATIVES} fallback models can be named.`)
-  return models.filter((model): model is string => typeof model === 'string').filter(isStorable)
+type Named = { readonly model: string; readonly choice: Choice; readonly headers: Headers }
+
+function modelsOf(kind: RouteKind, body: Body, bytes: number, { model, choice, headers }: Named): PlannedCall['models'] {
+  const content = contentOf(body, bytes)
+  const isLongAskedFor = /context-1m/i.test(String(headers['anthropic-beta']))
+  // Anthropic has the long context for those who ask; other hosts of its models give it to everybody.
+  const isAlwaysLong = choice.upstream.name !== 'anthropic'
+  const limitsOf = (name: string) => (isAlwaysLong || isLongAskedFor ? longLimitsFor(name, isLongAskedFor) : limitsFor(name))
+  const planned = (name: string, of: Body, isBeside: boolean): PlannedModel => {
+    return { id: name, model: name, bound: boundOf(kind, of, content, name, limitsOf(name)), isBeside }
+  }
+  const alternatives = [...fallbacksOf(body, 'models'), ...fallbacksOf(body, 'fallbacks')]
+  const helpers = kind === 'messages' ? toolsOf(body).filter((tool) => !isAbsent(tool.model)) : []
+  if (alternatives.length + helpers.length > MAX_ALTERNATIVES)
+    throw invalid(`At most ${MAX_ALTERNATIVES} further models can be named.`)
+  // What a tool's model writes is not part of what the caller's maximum counts.
+  const besides = { ...body, max_tokens: null, tools: null, context_management: null }
+  return [
+    { ...planned(model, body, false), id: choice.model },
+    // An entry may have settings of its own.
+    ...alternatives.map((entry) => planned(entry.model, { ...body, ...entry }, false)),
+    ...helpers.map((tool) => planned(modelIn(tool, 'tools'), besides, true)),
+  ]
+}
+
+/** OpenRouter's `models` and Anthropic's `fallbacks`: ids, or objects that have one. */
+function fallbacksOf(body: Body, field: 'models' | 'fallbacks'): (Body & { readonly model: string })[] {
+  const list = body[field]
+  if (isAbsent(list)) return []
+  if (!Array.isArray(list)) throw invalid(`${field} must be a list of models.`)
+  return list.map((item: unknown) => {
+    const entry = isObject(item) ? item : { model: item }
+    if (isObject(item)) checkCounts(item, `${field}: `)
+    return { ...entry, model: modelIn(entry, field) }
+  })
+}
+
+function modelIn({ model }: Body, field: string): string {
+  if (typeof model === 'string' && model !== '' && isStorable(model)) return model
+  throw invalid(`${field}: each model must be an id of at most ${MAX_MODEL_LENGTH} characters of valid text.`)
+}
+
+const READ = new Set<string>([...READ_FIELDS, 'model', 'models', 'fallbacks', 'stream', 'stream_options'])
+const LONGEST_READ = Math.max(...[...READ].map((name) => name.length))
+
+/** What one reader takes for a field of its own and another one does not is refused. */
+function checkFields(body: Body, names: Iterable<string>): void {
+  for (const name of names) {
+    if (name.length > LONGEST_READ || READ.has(name)) continue
+    // Both ways: some letters have a second lower case.
+    const folded = name.toUpperCase().toLowerCase()
+    if (READ.has(folded)) throw invalid(`"${name}" is not a field. Write "${folded}".`)
+  }
+  checkCounts(body, '')
+  if (!isAbsent(body.stream) && typeof body.stream !== 'boolean') throw invalid('stream must be true or false.')
+  for (const tool of toolsOf(body)) checkCount(tool.max_uses, 'tools: max_uses')
+}
+
+const COUNTS = ['n', 'best_of', 'max_tokens', 'max_completion_tokens', 'max_output_tokens'] as const
+
+function checkCounts(body: Body, where: string): void {
+  for (const name of COUNTS) checkCount(body[name], `${where}${name}`)
+}
+
+function checkCount(value: unknown, name: string): void {
+  if (!isAbsent(value) && countOf(value) === undefined) throw invalid(`${name} must be a positive whole number.`)
 }

@@ -177,7 +177,7 @@ export class ProxyService {
     const { caller, route } = request
     if (this.#open.size >= this.#settings.maxCalls) throw new DomainError('overloaded', { retryAfterSeconds: 1 })
     const agentId = agentOf(caller, request.agentId)
-    const plan = planCall(route, request.bytes, this.#upstreams)
+    const plan = planCall(route, request.bytes, this.#upstreams, request.headers)
     const headers = this.#headersFor(request, plan)
     const target = { ...addressOf(plan.choice.upstream, `${route.path}${request.query}`), headers, route, plan }
     const options = { dispatcher: this.#dispatcher, cutoff: this.#settings.cutoff }
@@ -322,11 +322,11 @@ export class ProxyService {
 
   async #refusalOf(accountId: string, agentId: string, plan: PlannedCall, bytes: Buffer): Promise<PolicyRefusal | null> {
     let fingerprint: string | undefined
-    for (const model of [plan.model, ...plan.alternatives]) {
+    for (const { model, bound } of plan.models) {
       const refusal = await this.#deps.policy(accountId, {
         agentId,
         model,
-        maxTokens: plan.bound.outputTokens,
+        maxTokens: bound.outputTokens,
         get fingerprint() {
           fingerprint ??= hash('sha256', bytes, 'base64')
           return fingerprint

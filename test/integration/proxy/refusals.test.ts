@@ -168,6 +168,9 @@ describeEachDatabase('what the proxy refuses', (openTestDatabase) => {
       [{ messages: [] }, 400, 'invalid_params'],
       [{ ...CHAT, model: 'x'.repeat(129) }, 400, 'invalid_params'],
       ['{"model":"gpt-4o-mini","messages":[],"model":"gpt-4o"}', 400, 'invalid_params'],
+      [{ ...CHAT, Model: 'gpt-4o-mini' }, 400, 'invalid_params'],
+      [{ ...CHAT, n: '100' }, 400, 'invalid_params'],
+      [{ ...CHAT, models: 'gpt-4o' }, 400, 'invalid_params'],
       [{ ...CHAT, user: 'x'.repeat(1024 * 1024) }, 413, 'payload_too_large'],
     ]
     for (const [body, status, code] of bodies) {
@@ -227,6 +230,43 @@ describeEachDatabase('what the proxy refuses', (openTestDatabase) => {
     expect(new Set(prints).size).toBe(4)
     await ruled.isClean()
     await ruled.stop()
+  })
+
+  it('what the policy says of each fallback at its own limits, and what their dearest would cost', async () => {
+    const asked: PolicyQuestion[] = []
+    const ruled = await openProxy(database, {
+      limit_usd: 2,
+      proxy: {
+        policy: (_accountId, question) => {
+          asked.push(question)
+          return null
+        },
+      },
+    })
+    const models = ['anthropic/claude-opus-4-1']
+    const body = { ...CHAT, model: 'openrouter/openai/gpt-3.5-turbo', models, max_tokens: 32_000 }
+    expect((await errorOf(await ruled.post('/v1/chat/completions', body))).reason).toBe('daily_budget_exceeded')
+    expect(asked.map(({ model, maxTokens }) => [model, maxTokens])).toEqual([
+      [body.model, 4096],
+      [models[0], 32_000],
+    ])
+    expect(ruled.upstream.requests).toEqual([])
+    await ruled.isClean()
+    await ruled.stop()
+  })
+
+  it('a long context that a header asks for and the budget does not hold', async () => {
+    await setEnvelope({ agent_id: 'long', limit_usd: 2 })
+    const body = {
+      ...CLAUDE,
+      model: 'claude-sonnet-4-5',
+      max_tokens: 10,
+      messages: [{ role: 'user', content: 'w '.repeat(450_000) }],
+    }
+    const call = (beta: string) => proxy.post('/v1/messages', body, { 'x-gvnr-agent-id': 'long', 'anthropic-beta': beta })
+    expect((await call('context-1m-2025-08-07')).status).toBe(403)
+    expect(proxy.upstream.requests).toEqual([])
+    expect((await call('files-api-2025-04-14')).status).toBe(200)
   })
 
   describe('rate shares', () => {

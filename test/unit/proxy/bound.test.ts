@@ -1,10 +1,11 @@
 import { describe, expect, it } from 'vitest'
 import { limitsFor } from '../../../src/prices/limits.ts'
-import { ASSUMED_CONTEXT_TOKENS, ASSUMED_OUTPUT_TOKENS, type Body, boundOf } from '../../../src/proxy/bound.ts'
+import { ASSUMED_CONTEXT_TOKENS, ASSUMED_OUTPUT_TOKENS, boundOf } from '../../../src/proxy/bound.ts'
+import { type Body, contentOf } from '../../../src/proxy/content.ts'
 import type { RouteKind } from '../../../src/proxy/routes.ts'
 
 const bound = (kind: RouteKind, model: string, body: Body) =>
-  boundOf(kind, body, Buffer.byteLength(JSON.stringify(body)), model, limitsFor(model))
+  boundOf(kind, body, contentOf(body, Buffer.byteLength(JSON.stringify(body))), model, limitsFor(model))
 const outputOf = (kind: RouteKind, model: string, body: Body): number => bound(kind, model, body).outputTokens
 const user = (content: unknown) => ({ messages: [{ role: 'user', content }] })
 
@@ -21,6 +22,14 @@ describe('the limits of a model', () => {
     expect(limitsFor('gpt-4o-2024-11-20')).toEqual({ contextTokens: 128_000, maxOutputTokens: 16_384 })
     expect(limitsFor('gpt-4o-something-new')).toEqual({})
     expect(limitsFor('constructor')).toEqual({})
+  })
+
+  it('are unknown with a variant that may change them', () => {
+    for (const variant of ['free', 'nitro', 'floor', 'thinking', 'exacto', 'nitro:free'])
+      expect(limitsFor(`openai/gpt-4o:${variant}`)).toEqual(limitsFor('gpt-4o'))
+    for (const variant of ['extended', 'online', 'nitro:extended', 'anything', ''])
+      expect(limitsFor(`openai/gpt-4o:${variant}`)).toEqual({})
+    expect(bound('chat', 'openai/gpt-4o:extended', { max_tokens: 64_000 }).outputTokens).toBe(64_000)
   })
 })
 
@@ -65,6 +74,73 @@ describe('the input', () => {
     expect(
       bound('chat', 'gpt-4o', user([{ type: 'image_url', image_url: { url: 'https://x/y.png' } }])).inputTokens,
     ).toBeGreaterThan(6000)
+  })
+
+  it('does not take for an image what only looks like one', () => {
+    const text = 'lorem ipsum '.repeat(10_000)
+    const base64 = 'A'.repeat(120_000)
+    const image = { type: 'image', source: { type: 'base64', media_type: 'image/png', data: base64 } }
+    const bodies: Body[] = [
+      // What callers write into a tool's input, arguments and schema is text.
+      { messages: [{ role: 'assistant', content: [{ type: 'tool_use', id: 't', name: 'f', input: image }] }] },
+      { messages: [{ role: 'assistant', content: null, tool_calls: [{ function: { name: 'f', arguments: image } }] }] },
+      { ...user('x'), tools: [{ name: 'f', input_schema: image }] },
+      { ...user('x'), metadata: image },
+      { input: [{ type: 'function_call', name: 'f', arguments: image }] },
+      // Text in place of the data, or data that is no image.
+      user([{ type: 'image', source: { type: 'base64', media_type: 'image/png', data: text } }]),
+      user([{ type: 'image', source: { type: 'base64', media_type: 'text/plain', data: base64 } }]),
+      user([{ type: 'image', source: { data: base64 } }]),
+      user([{ type: 'image_url', image_url: { url: `data:image/png;base64,${text}` } }]),
+      user([{ type: 'image_url', image_url: { url: `data:text/plain;base64,${base64}` } }]),
+      user([{ type: 'text', text, source: image.source }]),
+    ]
+    for (const body of bodies) expect(bound('messages', 'claude-sonnet-4-6', body).inputTokens).toBeGreaterThan(120_000)
+  })
+
+  it('counts images wherever the protocols have them', () => {
+    const data = 'A'.repeat(120_000)
+    const image = { type: 'image', source: { type: 'base64', media_type: 'image/png', data } }
+    const url = `data:image/png;base64,${data}`
+    const bodies: Body[] = [
+      { system: [image] },
+      user([{ type: 'document', source: { type: 'content', content: [image] } }]),
+      user([{ type: 'tool_result', content: [{ type: 'text', text: 'x' }, image] }]),
+      { messages: [{ role: 'assistant', images: [{ type: 'image_url', image_url: { url } }] }] },
+      { input: [{ type: 'message', role: 'user', content: [{ type: 'input_image', image_url: url }] }] },
+      { input: [{ type: 'function_call_output', output: [{ type: 'input_image', image_url: url }] }] },
+      { input: [{ type: 'computer_call_output', output: { type: 'computer_screenshot', image_url: url } }] },
+    ]
+    for (const body of bodies) {
+      const { inputTokens } = bound('responses', 'claude-sonnet-4-6', body)
+      expect(inputTokens).toBeGreaterThan(6000)
+      expect(inputTokens).toBeLessThan(7000)
+    }
+  })
+
+  it('is the whole window when the bytes of a part say nothing', () => {
+    let nested: unknown = { type: 'text', text: 'x' }
+    for (let depth = 0; depth < 1000; depth++) nested = { type: 'tool_result', content: [nested] }
+    const bodies: Body[] = [
+      // A source of text makes text of a document, of nothing else.
+      user([{ type: 'file', file: { file_id: 'file_1' }, source: { type: 'text' } }]),
+      user([{ type: 'input_audio', input_audio: { data: 'A' }, source: { type: 'content', content: [] } }]),
+      user([{ type: 'of_tomorrow', id: 'x' }]),
+      user([{ file_id: 'x' }]),
+      user([{ type: 'document', source: { type: 'content', content: [{ type: 'image_of_tomorrow' }] } }]),
+      user([nested]),
+      { messages: [{ role: 'user', type: 'image', content: 'x', source: { type: 'text' } }] },
+      { messages: [{ role: 'assistant', audio: { id: 'audio_1' } }] },
+      { messages: { 0: { role: 'user', content: 'x' } } },
+      { input: [{ id: 'msg_1' }] },
+      { input: [{ type: 'reasoning', id: 'rs_1', summary: [] }] },
+      { ...user('x'), tools: { 0: { type: 'web_search' } } },
+      { ...user('x'), tools: [{ type: 'functions_of_tomorrow' }] },
+    ]
+    for (const body of bodies) expect(bound('responses', 'gpt-4o', body).inputTokens).toBe(128_000)
+    expect(bound('chat', 'openai/gpt-4o:online', user('x')).inputTokens).toBe(ASSUMED_CONTEXT_TOKENS)
+    const written = { input: [{ type: 'reasoning', id: 'rs_1', summary: [], encrypted_content: 'AAAA' }] }
+    expect(bound('responses', 'gpt-4o', written).inputTokens).toBeLessThan(1300)
   })
 
   it('is the whole window when the body only refers to it', () => {
