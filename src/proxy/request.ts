@@ -17,6 +17,8 @@ export type PlannedCall = {
   /** The stream's usage is asked for by us and its extra event is none of the client's business. */
   readonly hidesUsage: boolean
   readonly bound: Bound
+  /** The provider goes on with it when its client has left. */
+  readonly runsOn: boolean
 }
 
 const MAX_MODEL_LENGTH = 128
@@ -48,6 +50,7 @@ export function planCall(route: Route, bytes: Buffer, upstreams: Upstreams): Pla
     bytes: splice(bytes, edits),
     hidesUsage: asksForUsage,
     bound: boundOf(route.kind, body, bytes.length, model, limitsFor(model)),
+    runsOn: route.kind === 'responses' && Boolean(body.background),
   }
 }
 
