@@ -110,7 +110,7 @@ function mayReasonUnseen(body: Body, model: string): boolean {
 }
 
 /** As the providers' price pages say; where the factor differs by model, the highest. */
-function premiumOf(body: Body): number {
+export function premiumOf(body: Body): number {
   const tier = body.service_tier === 'priority' ? 2 : 1
   const speed = body.speed === 'fast' ? 6 : 1
   const region_percent = typeof body.inference_geo === 'string' && body.inference_geo !== 'global' ? 110 : 100

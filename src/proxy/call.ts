@@ -34,6 +34,8 @@ export type End =
   | 'unreachable'
   /** The provider closed the connection without a word. */
   | 'reset'
+  /** The provider's answer cannot be read as HTTP. */
+  | 'garbled'
   /** The provider kept silent for too long. */
   | 'stalled'
   /** The answer broke off. */
@@ -296,6 +298,16 @@ export class Call implements Dispatcher.DispatchHandler {
       return ended('stalled', new ProxyError(504, 'upstream_timeout', 'The provider did not answer in time.', options))
     if (isUnreachable(error))
       return ended('unreachable', new ProxyError(502, 'upstream_unreachable', 'The provider cannot be reached.', options))
+    if (isGarbled(error))
+      return ended(
+        'garbled',
+        new ProxyError(
+          502,
+          'upstream_garbled',
+          "The provider's answer cannot be read: its head is too long or is not HTTP. The call may have been used, and costs what was reserved.",
+          options,
+        ),
+      )
     return ended('reset', new ProxyError(502, 'upstream_reset', 'The provider closed the connection without an answer.', options))
   }
 }
@@ -325,6 +337,9 @@ const codeOf = (error: unknown): string =>
   error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : ''
 const TIMEOUTS = new Set(['UND_ERR_HEADERS_TIMEOUT', 'UND_ERR_BODY_TIMEOUT'])
 const isTimeout = (error: unknown): boolean => TIMEOUTS.has(codeOf(error))
+
+/** What came was an answer, for which the provider will bill, and the parser could not read it. */
+const isGarbled = (error: unknown): boolean => /^(HPE_|UND_ERR_HEADERS_OVERFLOW$)/.test(codeOf(error))
 
 /** Failures before a connection was there: what was to be sent has not left this machine. */
 const UNREACHABLE =

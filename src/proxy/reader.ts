@@ -1,3 +1,4 @@
+import { outputIn } from './output.ts'
 import type { RouteKind } from './routes.ts'
 import { type SseEvent, SseSplitter } from './sse.ts'
 import { terminalEvents } from './terminal.ts'
@@ -11,6 +12,12 @@ export type Seen = {
   /** Pieces of output, and the length of their text: what an output whose count never came is estimated from. */
   pieces: number
   textBytes: number
+  /** The part of it that is not words, and may have fewer tokens than its length says. */
+  opaqueBytes: number
+  /** Other passes or models worked on it, whose tokens only the final usage has. */
+  hasOtherPasses: boolean
+  /** The service tier that the provider says it used. */
+  tier: string | null
   /** The provider reported an error inside its answer. */
   failed: boolean
   /** Everything it has to say has been said, also when the connection breaks afterwards. */
@@ -35,6 +42,9 @@ export const nothingSeen = (): Seen => ({
   isFinal: false,
   pieces: 0,
   textBytes: 0,
+  opaqueBytes: 0,
+  hasOtherPasses: false,
+  tier: null,
   failed: false,
   isComplete: false,
 })
@@ -52,6 +62,8 @@ export class StreamReader implements AnswerReader {
   readonly #hidesUsage: boolean
   readonly #wholeEvents: boolean
   readonly #splitter = new SseSplitter()
+  /** Of `responses`, by the item's place: how many bytes of it came in pieces. */
+  readonly #inPieces = new Map<unknown, number>()
 
   constructor(kind: RouteKind, options: { hidesUsage: boolean; wholeEvents: boolean }) {
     this.#state = { kind, first: null, sequence: 0, openBlocks: new Set() }
@@ -112,13 +124,17 @@ export class StreamReader implements AnswerReader {
     return false
   }
 
-  #countText(bytes: number): void {
+  #countText(bytes: number, opaque = 0): void {
     this.seen.pieces++
     this.seen.textBytes += bytes
+    this.seen.opaqueBytes += opaque
   }
 
-  #countOutput(text: unknown): void {
-    if (typeof text === 'string' && text !== '') this.#countText(Buffer.byteLength(text))
+  /** @returns how long it is */
+  #countOutput(piece: unknown): number {
+    const { bytes, opaque } = outputIn(piece)
+    if (bytes > 0) this.#countText(bytes, opaque)
+    return bytes
   }
 
   #readChat(event: Json): boolean {
@@ -126,13 +142,8 @@ export class StreamReader implements AnswerReader {
     if (event.error !== undefined && event.error !== null) seen.failed = true
     seen.usage = mergeUsage(seen.usage, event.usage)
     const choices = Array.isArray(event.choices) ? event.choices : []
-    for (const choice of choices) {
-      const delta = isObject(choice) && isObject(choice.delta) ? choice.delta : null
-      if (delta === null) continue
-      for (const text of [delta.content, delta.reasoning ?? delta.reasoning_content, delta.refusal]) this.#countOutput(text)
-      for (const call of Array.isArray(delta.tool_calls) ? delta.tool_calls : [])
-        if (isObject(call) && isObject(call.function)) this.#countOutput(call.function.arguments)
-    }
+    if (typeof event.service_tier === 'string') seen.tier = event.service_tier
+    for (const choice of choices) if (isObject(choice)) this.#countOutput(choice.delta)
     const isUsageOnly = Array.isArray(event.choices) && choices.length === 0 && isObject(event.usage)
     if (isUsageOnly) seen.isFinal = true
     return isUsageOnly
@@ -140,7 +151,8 @@ export class StreamReader implements AnswerReader {
 
   #readResponses(event: Json): void {
     const { seen } = this
-    const { type, response } = event
+    const { type, response, output_index } = event
+    if (isObject(response) && typeof response.service_tier === 'string') seen.tier = response.service_tier
     if (typeof event.sequence_number === 'number') this.#state.sequence = event.sequence_number
     if (type === 'response.completed' || type === 'response.incomplete' || type === 'response.failed') {
       seen.isComplete = true
@@ -150,25 +162,45 @@ export class StreamReader implements AnswerReader {
         seen.isFinal = true
       }
     } else if (type === 'error') seen.failed = true
-    else this.#countOutput(event.delta)
+    else if (type === 'response.output_item.done') this.#countRest(event.item, output_index)
+    else if (event.delta !== undefined) {
+      const bytes = this.#countOutput(event.delta)
+      this.#inPieces.set(output_index, (this.#inPieces.get(output_index) ?? 0) + bytes)
+    }
+  }
+
+  /** What of an item did not come in pieces: some kinds come whole. */
+  #countRest(item: unknown, place: unknown): void {
+    const rest = outputIn(item).bytes - (this.#inPieces.get(place) ?? 0)
+    this.#inPieces.delete(place)
+    if (rest > 0) this.#countText(rest, rest)
   }
 
   #readMessages(event: Json): void {
     const { seen } = this
     const { type, index } = event
     if (type === 'message_start' && isObject(event.message)) seen.usage = mergeUsage(seen.usage, event.message.usage)
-    else if (type === 'content_block_start' && typeof index === 'number') this.#state.openBlocks.add(index)
-    else if (type === 'content_block_stop' && typeof index === 'number') this.#state.openBlocks.delete(index)
-    else if (type === 'content_block_delta' && isObject(event.delta)) {
-      const { text, partial_json, thinking } = event.delta
-      this.#countOutput(text ?? partial_json ?? thinking)
-    } else if (type === 'message_delta') {
+    else if (type === 'content_block_start') {
+      if (typeof index === 'number') this.#state.openBlocks.add(index)
+      this.#readBlock(event.content_block)
+    } else if (type === 'content_block_stop' && typeof index === 'number') this.#state.openBlocks.delete(index)
+    else if (type === 'content_block_delta') this.#countOutput(event.delta)
+    else if (type === 'message_delta') {
       seen.usage = mergeUsage(seen.usage, event.usage)
       if (isObject(event.usage)) seen.isFinal = true
     } else if (type === 'message_stop') seen.isComplete = true
     else if (type === 'error') seen.failed = true
   }
+
+  /** A block may start with some of its content. Of one that the model does not write itself in one go, other passes are billed too. */
+  #readBlock(block: unknown): void {
+    if (!isObject(block)) return
+    if (WRITTEN_BLOCKS.has(block.type)) this.#countOutput(block)
+    else this.seen.hasOtherPasses = true
+  }
 }
+
+const WRITTEN_BLOCKS: ReadonlySet<unknown> = new Set(['text', 'thinking', 'redacted_thinking', 'tool_use'])
 
 /** Longest plain answer that is read as a whole; of a longer one only the end, where the usage stands. */
 const MAX_PLAIN_BYTES = 16 * 1024 * 1024
@@ -199,9 +231,12 @@ export class PlainReader implements AnswerReader {
 
   end(): null {
     const bytes = Buffer.concat(this.#chunks)
-    const answer = parse(bytes) ?? { usage: usageAtEnd(bytes) }
+    const answer: Json = parse(bytes) ?? { usage: usageAtEnd(bytes) }
     this.#chunks = []
-    this.seen.usage = mergeUsage(null, answer.usage)
+    // A response that is still to be made has used nothing yet.
+    const isPending = answer.status === 'queued' || answer.status === 'in_progress'
+    this.seen.usage = isPending ? null : mergeUsage(null, answer.usage)
+    if (typeof answer.service_tier === 'string') this.seen.tier = answer.service_tier
     this.seen.isFinal = this.seen.usage !== null
     this.seen.isComplete = true
     return null

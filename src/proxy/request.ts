@@ -33,6 +33,8 @@ export type PlannedCall = {
   readonly hidesUsage: boolean
   /** What the model that answers can use, whichever that will be. */
   readonly bound: Bound
+  /** The provider goes on with it when its client has left. */
+  readonly runsOn: boolean
 }
 
 const MAX_MODEL_LENGTH = 128
@@ -69,6 +71,7 @@ export function planCall(route: Route, bytes: Buffer, upstreams: Upstreams, head
     bytes: splice(bytes, edits),
     hidesUsage: asksForUsage,
     bound: largestOf([first.bound, ...others.filter(({ isBeside }) => !isBeside).map(({ bound }) => bound)]),
+    runsOn: route.kind === 'responses' && Boolean(body.background),
   }
 }
 

@@ -18,7 +18,7 @@ import { readModelId, withoutDate, withoutVariant } from '../prices/normalise.ts
 import type { RateService } from '../rate/service.ts'
 import { type Answer, budgetRefusal, failureAnswer, type PolicyRefusal, ProxyError, policyRefusal } from './answers.ts'
 import { Call, type Ended, type Reserved, type Sink } from './call.ts'
-import { type Charge, chargeFor, worstCase } from './charge.ts'
+import { type Charge, chargeAsReserved, chargeFor, worstCase } from './charge.ts'
 import { type Headers, upstreamHeaders } from './headers.ts'
 import { type PlannedCall, planCall } from './request.ts'
 import type { Route } from './routes.ts'
@@ -98,6 +98,8 @@ export type ProxyRequest = {
 const HOLD_MS = 120_000
 const RENEW_MS = 30_000
 const CONNECT_TIMEOUT_MS = 10_000
+/** Longest head of a provider's answer; an answer with a longer one cannot be read. */
+const MAX_HEADER_BYTES = 64 * 1024
 /** While the database is away the last one repeats; what is left of other failures ends with it. */
 const SETTLE_DELAYS_MS = [200, 1_000, 5_000, 15_000, 30_000]
 /** The agent of a key that is bound to none, when the call does not name one. */
@@ -124,6 +126,7 @@ export class ProxyService {
     this.#dispatcher = new Agent({
       headersTimeout: timeout_ms,
       bodyTimeout: timeout_ms,
+      maxHeaderSize: MAX_HEADER_BYTES,
       connect: { timeout: CONNECT_TIMEOUT_MS },
     })
   }
@@ -293,12 +296,10 @@ export class ProxyService {
 
   /** @returns null when nothing is to be paid (docs/proxy.md, "What is charged") */
   #chargeOf({ route, plan, catalogue, reserved }: ChargedCall, { end, seen, isStream }: Ended): Charge | null {
-    if (end === 'refused' || end === 'unreachable' || end === 'reset') return null
-    if (seen === null) {
-      const usage = { inputTokens: plan.bound.inputTokens, outputTokens: plan.bound.outputTokens, ...NO_CACHE }
-      return { cost: reserved.estimate, usage, isEstimated: true }
-    }
-    if (seen.failed && seen.pieces === 0 && seen.usage === null) return null
+    if (end === 'refused' || end === 'unreachable' || (end === 'reset' && !plan.runsOn)) return null
+    if (seen === null) return chargeAsReserved(plan, reserved.estimate)
+    const isOver = seen.isComplete || !plan.runsOn
+    if (isOver && seen.failed && seen.pieces === 0 && seen.usage === null) return null
     const charge = chargeFor(catalogue, route.kind, plan, seen, { isWhole: end === 'complete', isStream })
     return charge.isEstimated && charge.cost > reserved.estimate ? { ...charge, cost: reserved.estimate } : charge
   }
@@ -395,8 +396,6 @@ type ChargedCall = {
 const DEFERRED = JSON.stringify({ end: 'unknown' })
 const isDatabaseAway = (error: unknown): boolean => error instanceof DomainError && error.code === 'database_unavailable'
 const askedOf = ({ model, bound }: PlannedCall) => ({ model, maxTokens: bound.outputTokens })
-
-const NO_CACHE = { cachedInputTokens: 0, cacheWriteInputTokens: 0, cacheWrite1hInputTokens: 0 }
 
 /** @throws ProxyError, DomainError `forbidden` */
 function agentOf(caller: KeyCaller, named: string | undefined): string {

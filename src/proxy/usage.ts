@@ -1,4 +1,5 @@
 import type { Usage } from '../budgets/state.ts'
+import { premiumOf } from './bound.ts'
 import type { RouteKind } from './routes.ts'
 
 /** A usage object as a provider sends it. */
@@ -11,7 +12,14 @@ export type KnownUsage = {
   /** What the provider says it charges, in US dollars (OpenRouter). */
   readonly cost_usd?: number
   readonly webSearches?: number
+  /** Anthropic: what each pass over the request used, at its own model where it names one. Their sum may be more than the figures above. */
+  readonly passes?: readonly Pass[]
+  /** Something is reported that cannot be read: the other figures are then not the whole. */
+  readonly isUnreadable?: true
+  /** Of the input and of the output; present where there are any. */
+  readonly audio?: { readonly inputTokens: number; readonly outputTokens: number }
 }
+export type Pass = { readonly model: string | null; readonly usage: Usage }
 
 const isObject = (value: unknown): value is RawUsage => typeof value === 'object' && value !== null && !Array.isArray(value)
 
@@ -39,6 +47,14 @@ export function readUsage(kind: RouteKind, raw: RawUsage | null): KnownUsage {
 }
 
 function anthropicUsage(raw: RawUsage): KnownUsage {
+  const webSearches = field(raw.server_tool_use, 'web_search_requests')
+  const searches = webSearches !== undefined && { webSearches }
+  const passes = passesOf(raw.iterations)
+  if (passes === undefined) return { isUnreadable: true, ...searches }
+  return { ...anthropicTokens(raw), ...searches, ...(passes.length > 0 && { passes }) }
+}
+
+function anthropicTokens(raw: RawUsage): Pick<KnownUsage, 'input' | 'outputTokens'> {
   const plain = count(raw.input_tokens)
   const outputTokens = count(raw.output_tokens)
   const cachedInputTokens = count(raw.cache_read_input_tokens) ?? 0
@@ -47,7 +63,6 @@ function anthropicUsage(raw: RawUsage): KnownUsage {
     field(raw.cache_creation, 'ephemeral_5m_input_tokens') ??
     Math.max(0, (count(raw.cache_creation_input_tokens) ?? 0) - cacheWrite1hInputTokens)
   const written = cacheWriteInputTokens + cacheWrite1hInputTokens
-  const webSearches = field(raw.server_tool_use, 'web_search_requests')
   return {
     ...(plain !== undefined && {
       input: {
@@ -58,16 +73,41 @@ function anthropicUsage(raw: RawUsage): KnownUsage {
       },
     }),
     ...(outputTokens !== undefined && { outputTokens }),
-    ...(webSearches !== undefined && { webSearches }),
   }
+}
+
+/**
+ * `usage.iterations`: compaction and advisors are billed there and are not in the top-level figures.
+ * @returns undefined when it is there and cannot be read
+ */
+function passesOf(iterations: unknown): Pass[] | undefined {
+  if (iterations === undefined || iterations === null) return []
+  if (!Array.isArray(iterations)) return undefined
+  const passes: Pass[] = []
+  for (const iteration of iterations as unknown[]) {
+    if (!isObject(iteration)) return undefined
+    const { input, outputTokens } = anthropicTokens(iteration)
+    const { model } = iteration
+    if (input === undefined || outputTokens === undefined) return undefined
+    passes.push({ model: typeof model === 'string' ? model : null, usage: { ...input, outputTokens } })
+  }
+  return passes
+}
+
+/** What the figures say was dearer than the list price; field by field as in a request. Anthropic's tiers are paid in advance. */
+export function reportedPremium(kind: RouteKind, { usage, tier }: { usage: RawUsage | null; tier: string | null }): number {
+  if (kind !== 'messages') return premiumOf({ service_tier: tier })
+  const { speed, inference_geo } = usage ?? {}
+  return premiumOf({ speed, inference_geo: inference_geo === 'not_available' ? undefined : inference_geo })
 }
 
 function openaiUsage(raw: RawUsage): KnownUsage {
   const inputTokens = count(raw.prompt_tokens) ?? count(raw.input_tokens)
   const stated = count(raw.completion_tokens) ?? count(raw.output_tokens)
   const total = count(raw.total_tokens)
-  // Some compatible endpoints leave the thinking out of the completion and have it in the total only.
-  const outputTokens = inputTokens === undefined || total === undefined ? stated : Math.max(stated ?? 0, total - inputTokens)
+  // Some compatible endpoints leave the thinking out of the completion and have it in the total only. One that leaves no output says nothing.
+  const left = inputTokens === undefined || total === undefined || total <= inputTokens ? undefined : total - inputTokens
+  const outputTokens = left === undefined ? stated : Math.max(stated ?? 0, left)
   const details = raw.prompt_tokens_details ?? raw.input_tokens_details
   const cached = field(details, 'cached_tokens') ?? count(raw.prompt_cache_hit_tokens) ?? 0
   const written = field(details, 'cache_write_tokens') ?? 0
@@ -76,7 +116,19 @@ function openaiUsage(raw: RawUsage): KnownUsage {
     ...(inputTokens !== undefined && { input: withinInput(inputTokens, cached, written) }),
     ...(outputTokens !== undefined && { outputTokens }),
     ...(cost_usd !== undefined && { cost_usd }),
+    ...audioOf(details, raw.completion_tokens_details ?? raw.output_tokens_details, inputTokens ?? 0, outputTokens ?? 0),
   }
+}
+
+function audioOf(ofInput: unknown, ofOutput: unknown, inputTokens: number, outputTokens: number): Pick<KnownUsage, 'audio'> {
+  const audio = { inputTokens: audioIn(ofInput, inputTokens), outputTokens: audioIn(ofOutput, outputTokens) }
+  return audio.inputTokens + audio.outputTokens > 0 ? { audio } : {}
+}
+
+/** A figure that cannot be read may be all of them. */
+function audioIn(details: unknown, whole: number): number {
+  if (!isObject(details) || details.audio_tokens === undefined || details.audio_tokens === null) return 0
+  return Math.min(count(details.audio_tokens) ?? whole, whole)
 }
 
 /** Parts that exceed the whole are no parts: the whole is then charged at its full price. */
