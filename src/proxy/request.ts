@@ -1,7 +1,7 @@
 import { limitsFor } from '../prices/limits.ts'
 import { ProxyError } from './answers.ts'
 import { type Body, type Bound, boundOf } from './bound.ts'
-import { type Edit, splice, topLevelFields } from './json.ts'
+import { type Edit, notJson, scanObject, splice } from './json.ts'
 import type { Route } from './routes.ts'
 import type { Choice, Upstreams } from './upstreams.ts'
 
@@ -27,8 +27,8 @@ const MAX_ALTERNATIVES = 16
  * @throws ProxyError when it cannot be understood well enough to be priced
  */
 export function planCall(route: Route, bytes: Buffer, upstreams: Upstreams): PlannedCall {
+  const { fields } = scanObject(bytes)
   const body = parseBody(bytes)
-  const fields = topLevelFields(bytes)
   if (fields === null) throw invalid('A field occurs twice in the body. Send each once.')
   const { model } = body
   if (typeof model !== 'string' || model === '') throw invalid('model is required: the id of the model to call.')
@@ -56,7 +56,7 @@ function parseBody(bytes: Buffer): Body {
   try {
     body = JSON.parse(bytes.toString('utf8'))
   } catch (cause) {
-    throw new ProxyError(400, 'invalid_json', 'The body is not JSON.', { cause })
+    throw notJson(cause)
   }
   if (typeof body !== 'object' || body === null || Array.isArray(body)) throw invalid('The body must be a JSON object.')
   return body as Body
