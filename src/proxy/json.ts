@@ -28,7 +28,7 @@ const MAX_DEPTH = 128
  * fields whose names differ, and containers.
  */
 const MAX_CONTAINERS = 50_000
-const MAX_FIELDS = 100_000
+const MAX_FIELDS = 70_000
 /** OpenAI takes 300,000 token numbers, or 2,048 texts, in one embeddings request. */
 const MAX_ITEMS = 400_000
 

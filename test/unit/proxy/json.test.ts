@@ -64,7 +64,7 @@ describe('a body that a parser would take long for', () => {
 
   it.each([
     ['top-level fields', `{${named(201)}}`, 'more than 200 fields'],
-    ['fields', `{"a":{${named(100_000)}}}`, 'more than 100000 fields'],
+    ['fields', `{"a":{${named(70_000)}}}`, 'more than 70000 fields'],
     ['objects', list('{}', 50_000), 'more than 50000 objects'],
     ['lists', list('[]', 50_000), 'more than 50000 objects'],
     ['texts', list('""', 400_001), 'more than 400000 items'],
