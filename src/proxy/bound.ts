@@ -42,6 +42,7 @@ export function boundOf(kind: RouteKind, body: Body, bytes: number, model: strin
   const written = bytes - media.bytes + media.images * perImage + messages * TOKENS_PER_MESSAGE + TOKENS_PER_REQUEST
   // An embeddings call has many inputs, each with a window of its own.
   if (kind === 'embeddings') return { ...NO_OUTPUT, inputTokens: Math.min(written, MAX_TOKENS), premium_percent: premiumOf(body) }
+  if (kind === 'count_tokens') return { ...NO_OUTPUT, inputTokens: 0, premium_percent: 100 }
   const inputTokens = isOpaque ? (contextTokens ?? ASSUMED_CONTEXT_TOKENS) : Math.min(written, contextTokens ?? MAX_TOKENS)
   const asked = askedOutput(kind, body)
   const modelMax =
