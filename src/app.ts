@@ -191,6 +191,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     {
       ...deps,
       budgets,
+      envelopes,
       rates,
       catalogue: () => prices.current,
       outage: outage ?? NO_OUTAGE,

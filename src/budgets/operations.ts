@@ -24,7 +24,7 @@ const clearanceId = text(1, 128).describe('The clearance_id that budget_clear re
 /** What to do about a denial, by reason. */
 const NEXT_STEP: Record<DenialReason, string> = {
   suspended:
-    'Spending is suspended for limit_agent_id and everything below it. Stop, and ask the account owner; calling again is denied until it is resumed.',
+    'Spending is suspended for limit_agent_id and everything below it. Stop; calling again is denied until the operator of this server resumes it.',
   model_not_allowed: "The operator's governance file does not allow this model for this agent. Use one that it allows.",
   max_tokens_exceeded: "This is more than the operator's governance file allows this agent per request. Ask for fewer tokens.",
   tool_not_allowed: "The operator's governance file does not allow this action for this agent. Use one that it allows.",

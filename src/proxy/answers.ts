@@ -103,7 +103,7 @@ function explain(agentId: string, refusal: Refusal, required: Nanousd): { reason
   if (refusal.reason === 'suspended')
     return {
       reason: 'suspended',
-      message: `Spending of "${refusal.suspendedPath ?? agentId}" is suspended. Ask the account owner.`,
+      message: `Spending of "${refusal.suspendedPath ?? agentId}" is suspended. Only the operator of this server can resume it.`,
     }
   if (refusal.reason !== 'no_envelope') return spendRefusal(refusal, required)
   return {

@@ -42,6 +42,7 @@ export function boundOf(kind: RouteKind, body: Body, content: Content, model: st
   // An embeddings call has many inputs, each with a window of its own.
   if (kind === 'embeddings')
     return { ...NO_OUTPUT, inputTokens: isOpaque ? Math.max(written, window) : written, premium_percent, webSearches: 0 }
+  if (kind === 'count_tokens') return { ...NO_OUTPUT, inputTokens: 0, premium_percent: 100, webSearches: 0 }
   const inputTokens = isOpaque ? window : Math.min(written, contextTokens ?? MAX_TOKENS)
   const asked = askedOutput(kind, body)
   const modelMax =

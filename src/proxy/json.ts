@@ -1,36 +1,98 @@
+import { ProxyError } from './answers.ts'
+
 /** Where a field's value stands in the bytes, `end` exclusive. */
 export type Span = { readonly start: number; readonly end: number }
 export type Edit = Span & { readonly text: string }
 
 const QUOTE = 0x22
 const BACKSLASH = 0x5c
-const OPEN_BRACE = 0x7b
-const CLOSE_BRACE = 0x7d
-const OPEN_BRACKET = 0x5b
-const CLOSE_BRACKET = 0x5d
-const COLON = 0x3a
-const COMMA = 0x2c
+
+/** What a byte outside of strings is to the walk: nothing, or one of these. */
+const KINDS = new Uint8Array(256)
+const [STRING, OPEN, CLOSE, COMMA, COLON] = [1, 2, 3, 4, 5] as const
+for (const [bytes, kind] of [
+  ['"', STRING],
+  ['{[', OPEN],
+  ['}]', CLOSE],
+  [',', COMMA],
+  [':', COLON],
+] as const)
+  for (const byte of Buffer.from(bytes)) KINDS[byte] = kind
+
+/** Providers know about 40. */
+const MAX_TOP_LEVEL_FIELDS = 200
+/** Strict schemas, the deepest that is ever sent, may have 10 levels. */
+const MAX_DEPTH = 128
+/**
+ * A context window of a million tokens has room for 15,000 messages of one part each: three containers and four fields. What costs time is
+ * fields whose names differ, and containers.
+ */
+const MAX_CONTAINERS = 50_000
+const MAX_FIELDS = 70_000
+/** OpenAI takes 300,000 token numbers, or 2,048 texts, in one embeddings request. */
+const MAX_ITEMS = 400_000
 
 /**
- * The fields of a JSON object, each with where its value stands, so that one can be replaced and every other byte stays as it was.
- * @param bytes a JSON object that has been parsed already: nothing is checked again
- * @returns null when a field occurs twice: of two models, the one that is priced and the one that is used could then differ
+ * One walk over a request's bytes before anything is made of them: what would take a parser seconds is refused in milliseconds, and where
+ * the values of its top-level fields stand is written down, so that one can be replaced and every other byte stays as it was.
+ * @param bytes anything; what is found is right when it turns out to be a JSON object
+ * @returns `fields` is null when one occurs twice: of two models, the one that is priced and the one that is used could then differ
+ * @throws ProxyError for more than any provider takes
  */
-export function topLevelFields(bytes: Buffer): Map<string, Span> | null {
+export function scanObject(bytes: Buffer): { readonly fields: Map<string, Span> | null } {
   const fields = new Map<string, Span>()
-  let at = bytes.indexOf(OPEN_BRACE) + 1
-  for (;;) {
-    const keyStart = nextKey(bytes, at)
-    if (keyStart === -1) return fields
-    const keyEnd = stringEnd(bytes, keyStart)
-    const key = JSON.parse(bytes.toString('utf8', keyStart, keyEnd)) as string
-    if (fields.has(key)) return null
-    const start = skipSpace(bytes, bytes.indexOf(COLON, keyEnd) + 1)
-    const end = valueEnd(bytes, start)
-    fields.set(key, { start, end })
-    at = end
+  let [depth, containers, colons, commas] = [0, 0, 0, 0]
+  let [keyStart, keyEnd, valueStart] = [-1, -1, -1]
+  let isTwice = false
+  const length = bytes.length
+  const endField = (end: number): void => {
+    if (valueStart === -1) return
+    const key = keyOf(bytes, keyStart, keyEnd)
+    isTwice ||= fields.has(key)
+    fields.set(key, trimmed(bytes, valueStart, end))
+    valueStart = -1
+    if (fields.size > MAX_TOP_LEVEL_FIELDS)
+      throw tooMuch(`more than ${MAX_TOP_LEVEL_FIELDS} fields. Send those that the provider knows`)
+  }
+  for (let at = 0; at < length; at++) {
+    const kind = KINDS[bytes[at] as number]
+    if (kind === 0) continue
+    if (kind === STRING) {
+      const end = stringEnd(bytes, at)
+      if (depth === 1 && valueStart === -1) [keyStart, keyEnd] = [at, end]
+      at = end - 1
+    } else if (kind === COMMA) {
+      if (++commas > MAX_ITEMS) throw tooMuch(`more than ${MAX_ITEMS} items. Send fewer inputs in one call`)
+      if (depth === 1) endField(at)
+    } else if (kind === COLON) {
+      if (++colons > MAX_FIELDS) throw tooMuch(`more than ${MAX_FIELDS} fields in all. Send large data as text`)
+      if (depth === 1) valueStart = at + 1
+    } else if (kind === OPEN) {
+      if (++containers > MAX_CONTAINERS)
+        throw tooMuch(`more than ${MAX_CONTAINERS} objects and lists. Send fewer messages, or large data as text`)
+      if (++depth > MAX_DEPTH) throw tooMuch(`values more than ${MAX_DEPTH} levels deep. Nest them less`)
+    } else {
+      if (depth === 1) endField(at)
+      depth--
+    }
+  }
+  return { fields: isTwice ? null : fields }
+}
+
+const tooMuch = (what: string): ProxyError => new ProxyError(400, 'invalid_params', `The body has ${what}.`)
+
+function keyOf(bytes: Buffer, start: number, end: number): string {
+  const text = bytes.toString('utf8', start, end)
+  // Only the parser knows what escapes mean; without them it would say the same.
+  if (!text.includes('\\')) return text.slice(1, -1)
+  try {
+    return JSON.parse(text) as string
+  } catch (cause) {
+    throw notJson(cause)
   }
 }
+
+export const notJson = (cause: unknown): ProxyError => new ProxyError(400, 'invalid_json', 'The body is not JSON.', { cause })
 
 /** Replaces spans of the bytes, in any order; an empty span inserts. */
 export function splice(bytes: Buffer, edits: readonly Edit[]): Buffer {
@@ -45,52 +107,31 @@ export function splice(bytes: Buffer, edits: readonly Edit[]): Buffer {
   return Buffer.concat(pieces)
 }
 
-/** The next key's opening quote, or -1 at the object's end. */
-function nextKey(bytes: Buffer, from: number): number {
-  for (let at = from; at < bytes.length; at++) {
-    if (bytes[at] === QUOTE) return at
-    if (bytes[at] === CLOSE_BRACE) return -1
-  }
-  return -1
-}
-
-function skipSpace(bytes: Buffer, from: number): number {
-  let at = from
-  while (isSpace(bytes[at])) at++
-  return at
-}
-
 const isSpace = (byte: number | undefined): boolean => byte === 0x20 || byte === 0x0a || byte === 0x0d || byte === 0x09
 
-function valueEnd(bytes: Buffer, start: number): number {
-  let depth = 0
-  for (let at = start; at < bytes.length; at++) {
-    const byte = bytes[at]
-    if (byte === QUOTE) {
-      at = stringEnd(bytes, at) - 1
-      if (depth === 0) return at + 1
-    } else if (byte === OPEN_BRACE || byte === OPEN_BRACKET) depth++
-    else if (byte === CLOSE_BRACE || byte === CLOSE_BRACKET) {
-      if (depth === 0) return trimEnd(bytes, start, at)
-      if (--depth === 0) return at + 1
-    } else if (byte === COMMA && depth === 0) return trimEnd(bytes, start, at)
-  }
-  return bytes.length
+function trimmed(bytes: Buffer, from: number, to: number): Span {
+  let [start, end] = [from, to]
+  while (start < end && isSpace(bytes[start])) start++
+  while (end > start && isSpace(bytes[end - 1])) end--
+  return { start, end }
 }
 
-function trimEnd(bytes: Buffer, start: number, end: number): number {
-  let at = end
-  while (at > start && isSpace(bytes[at - 1])) at--
-  return at
-}
+/** How far a string is walked before the native search for quotes, which is faster where they are rare. */
+const WALKED_BYTES = 64
 
-/** Behind the closing quote. Searching for quotes is native, so a long prompt costs next to nothing. */
+/** Behind the closing quote; linear for any mix of quotes and escapes. */
 function stringEnd(bytes: Buffer, start: number): number {
-  for (let at = start + 1; ; ) {
+  let at = start + 1
+  for (;;) {
+    for (const until = Math.min(at + WALKED_BYTES, bytes.length); at < until; at++) {
+      const byte = bytes[at]
+      if (byte === QUOTE) return at + 1
+      if (byte === BACKSLASH) at++
+    }
     const quote = bytes.indexOf(QUOTE, at)
     if (quote === -1) return bytes.length
     let slashes = 0
-    while (bytes[quote - 1 - slashes] === BACKSLASH) slashes++
+    while (quote - slashes > at && bytes[quote - 1 - slashes] === BACKSLASH) slashes++
     if (slashes % 2 === 0) return quote + 1
     at = quote + 1
   }

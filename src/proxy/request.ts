@@ -3,7 +3,7 @@ import { ProxyError } from './answers.ts'
 import { type Bound, boundOf, countOf, largestOf } from './bound.ts'
 import { type Body, contentOf, isAbsent, isObject, READ_FIELDS, toolsOf } from './content.ts'
 import type { Headers } from './headers.ts'
-import { type Edit, splice, topLevelFields } from './json.ts'
+import { type Edit, notJson, scanObject, splice } from './json.ts'
 import type { Route, RouteKind } from './routes.ts'
 import type { Choice, Upstreams } from './upstreams.ts'
 
@@ -46,8 +46,8 @@ const MAX_ALTERNATIVES = 16
  * @throws ProxyError when it cannot be understood well enough to be priced
  */
 export function planCall(route: Route, bytes: Buffer, upstreams: Upstreams, headers: Headers): PlannedCall {
+  const { fields } = scanObject(bytes)
   const body = parseBody(bytes)
-  const fields = topLevelFields(bytes)
   if (fields === null) throw invalid('A field occurs twice in the body. Send each once.')
   checkFields(body, fields.keys())
   const { model } = body
@@ -80,7 +80,7 @@ function parseBody(bytes: Buffer): Body {
   try {
     body = JSON.parse(bytes.toString('utf8'))
   } catch (cause) {
-    throw new ProxyError(400, 'invalid_json', 'The body is not JSON.', { cause })
+    throw notJson(cause)
   }
   if (typeof body !== 'object' || body === null || Array.isArray(body)) throw invalid('The body must be a JSON object.')
   return body as Body

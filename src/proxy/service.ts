@@ -2,6 +2,7 @@ import { hash } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Agent } from 'undici'
 import { pathOf } from '../budgets/path.ts'
+import type { EnvelopeReader } from '../budgets/reader.ts'
 import type { Purchase, Refusal } from '../budgets/requests.ts'
 import type { BudgetService } from '../budgets/service.ts'
 import type { Approval, LoopLimit } from '../budgets/state.ts'
@@ -14,12 +15,12 @@ import { isWithin, type KeyCaller } from '../core/operation.ts'
 import { answeredWithin } from '../core/patience.ts'
 import { agentIdSchema } from '../core/text.ts'
 import type { Catalogue } from '../prices/catalogue.ts'
-import { readModelId, withoutDate, withoutVariant } from '../prices/normalise.ts'
 import type { RateService } from '../rate/service.ts'
 import { type Answer, budgetRefusal, failureAnswer, type PolicyRefusal, ProxyError, policyRefusal } from './answers.ts'
 import { Call, type Ended, type Reserved, type Sink } from './call.ts'
 import { type Charge, chargeAsReserved, chargeFor, worstCase } from './charge.ts'
 import { type Headers, upstreamHeaders } from './headers.ts'
+import { checkRate } from './rate.ts'
 import { type PlannedCall, planCall } from './request.ts'
 import type { Route } from './routes.ts'
 import { addressOf, type Upstream, Upstreams } from './upstreams.ts'
@@ -60,6 +61,7 @@ type CallTrace = {
 
 export type ProxyDeps = {
   readonly budgets: BudgetService
+  readonly envelopes: Pick<EnvelopeReader, 'standingOf'>
   readonly rates: RateService
   /** The prices in force; a call is settled at those that were when it began. */
   readonly catalogue: () => Catalogue
@@ -184,11 +186,13 @@ export class ProxyService {
     const headers = this.#headersFor(request, plan)
     const target = { ...addressOf(plan.choice.upstream, `${route.path}${request.query}`), headers, route, plan }
     const options = { dispatcher: this.#dispatcher, cutoff: this.#settings.cutoff }
-    if (route.kind === 'count_tokens') return this.#track(this.#runFree(new Call(target, sink, options), caller, route))
-
     const refusal = await this.#refusalOf(caller.accountId, agentId, plan, request.bytes)
     if (refusal !== null) return policyRefusal(route.protocol, agentId, refusal)
     await this.#checkRate(caller.accountId, agentId, plan)
+    if (route.kind === 'count_tokens') {
+      await this.#checkSuspended(caller.accountId, agentId, plan)
+      return this.#track(this.#runFree(new Call(target, sink, options), caller, route))
+    }
     const { budgets, clock } = this.#deps
     const catalogue = this.#deps.catalogue()
     const { estimate, rates } = worstCase(catalogue, plan)
@@ -338,30 +342,30 @@ export class ProxyService {
     return null
   }
 
-  /**
-   * Counts the call against the shares of the agent and of those above it, where there are any: who is bound to `team` has not more of it as
-   * `team/x`. Under the id that the provider is sent and, as that may be dated, under the model's own name too.
-   */
   async #checkRate(accountId: string, agentId: string, plan: PlannedCall): Promise<void> {
-    const { choice } = plan
-    const names = new Set([choice.model, withoutDate(withoutVariant(readModelId(choice.model).canonical))])
-    const provider = choice.upstream.name
-    const keys = pathOf(agentId).flatMap((level) => [...names].map((model) => ({ accountId, agentId: level, provider, model })))
     const { rates, outage } = this.#deps
     const mayGoOn = outage.covers(agentId, askedOf(plan))
     if (mayGoOn && outage.isAway) return
-    const checks = Promise.all(keys.map((key) => rates.checkIfShared(key)))
-    const decisions = await (mayGoOn ? answeredWithin(checks) : checks).catch((error: unknown) => {
-      // What may go on without its budget may do so without its share.
-      if (mayGoOn && isDatabaseAway(error)) return []
+    await checkRate(rates, { accountId, agentId }, plan, { mayGoOn, isDatabaseAway })
+  }
+
+  /** What is not charged makes no reservation, which would say so otherwise. */
+  async #checkSuspended(accountId: string, agentId: string, { bound, model }: PlannedCall): Promise<void> {
+    const path = pathOf(agentId)
+    const { envelopes, outage } = this.#deps
+    const mayGoOn = outage.covers(agentId, { model, maxTokens: bound.outputTokens })
+    if (mayGoOn && outage.isAway) return
+    const standing = await envelopes.standingOf(accountId, path).catch((error: unknown) => {
+      if (mayGoOn && isDatabaseAway(error)) return null
       throw error
     })
-    for (const [index, decision] of decisions.entries()) {
-      if (decision === null || decision.allowed) continue
-      const seconds = Math.ceil(decision.retry_after_ms / 1000)
-      const message = `Agent "${keys[index]?.agentId}" has used up its requests a minute for ${provider}. Try again in ${seconds} s.`
-      throw new ProxyError(429, 'rate_exceeded', message, { retryAfterSeconds: seconds })
-    }
+    const level = path.find((one) => typeof standing?.get(one)?.suspendedMs === 'number')
+    if (level !== undefined)
+      throw new ProxyError(
+        403,
+        'suspended',
+        `Spending of "${level}" is suspended. Only the operator of this server can resume it.`,
+      )
   }
 
   /** Keeps reservations of running calls from expiring, and lets go of clients that do not read. */

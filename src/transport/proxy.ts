@@ -1,9 +1,10 @@
+import { isUtf8 } from 'node:buffer'
 import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response'
 import type { Hono } from 'hono'
 import { DomainError } from '../core/errors.ts'
 import type { Log } from '../core/log.ts'
 import { type Access, mayCall } from '../core/operation.ts'
-import { type Answer, failureAnswer, internalFailure } from '../proxy/answers.ts'
+import { type Answer, failureAnswer, internalFailure, ProxyError } from '../proxy/answers.ts'
 import { ROUTES, type Route } from '../proxy/routes.ts'
 import type { ProxyService } from '../proxy/service.ts'
 import type { Authenticator } from './auth.ts'
@@ -52,7 +53,7 @@ function handlerOf(route: Route, { proxy, auth, log }: ProxyRouteDeps, bodies: B
         {
           caller,
           route,
-          agentId: headerOf(c, 'x-gvnr-agent-id') || headerOf(c, 'x-resgov-agent-id') || undefined,
+          agentId: agentHeaderOf(c, 'x-gvnr-agent-id') || agentHeaderOf(c, 'x-resgov-agent-id') || undefined,
           headers: c.env.incoming?.headers ?? {},
           query: queryWithoutKey(c),
           callersKey: headerOf(c, 'x-upstream-authorization') || undefined,
@@ -71,6 +72,15 @@ function handlerOf(route: Route, { proxy, auth, log }: ProxyRouteDeps, bodies: B
     }
     return RESPONSE_ALREADY_SENT
   }
+}
+
+/** Node reads a header's bytes as Latin-1; clients write ids in UTF-8. @throws ProxyError `invalid_agent_id` for any other encoding */
+function agentHeaderOf(c: HttpContext, name: string): string | undefined {
+  const value = headerOf(c, name)
+  if (value === undefined) return undefined
+  const bytes = Buffer.from(value, 'latin1')
+  if (!isUtf8(bytes)) throw new ProxyError(400, 'invalid_agent_id', 'Send the agent id in UTF-8.')
+  return bytes.toString('utf8')
 }
 
 const respond = (answer: Answer | null, id: string, headers: Record<string, string> = {}): Response =>

@@ -97,6 +97,8 @@ describeEachDatabase('what the proxy refuses', (openTestDatabase) => {
     await budgets.setSuspended(proxy.accountId, call, 'stopped', true, 'test')
     const error = await errorOf(await proxy.post('/v1/chat/completions', CHAT, { 'x-gvnr-agent-id': 'stopped/below' }))
     expect(error).toMatchObject({ reason: 'suspended', agent_id: 'stopped/below' })
+    const count = await proxy.post('/v1/messages/count_tokens', CLAUDE, { 'x-gvnr-agent-id': 'stopped/below' })
+    expect([count.status, (await errorOf(count)).code]).toEqual([403, 'suspended'])
   })
 
   it('the same bytes more often than a minute may have, until there was a pause; other bytes go on', async () => {
@@ -128,6 +130,20 @@ describeEachDatabase('what the proxy refuses', (openTestDatabase) => {
       expect(refused.status).toBe(403)
       expect(await errorOf(refused)).toMatchObject({ type: 'permission_error', code: 'forbidden' })
       expect(await proxy.spent('team')).toBe(0.00027)
+    })
+
+    it('is named in UTF-8, and in nothing else', async () => {
+      await setEnvelope({ agent_id: '*', limit_usd: 100 })
+      await setEnvelope({ agent_id: 'équipe', limit_usd: 0.000001 })
+      for (const name of ['x-gvnr-agent-id', 'x-resgov-agent-id']) {
+        const call = (agentId: Buffer) =>
+          proxy.post('/v1/chat/completions', CHAT, { 'x-gvnr-agent-id': '', [name]: agentId.toString('latin1') })
+        const capped = await call(Buffer.from('équipe'))
+        expect([capped.status, await errorOf(capped)]).toMatchObject([403, { agent_id: 'équipe' }])
+        const latin1 = await call(Buffer.from('équipe', 'latin1'))
+        expect([latin1.status, (await errorOf(latin1)).code]).toEqual([400, 'invalid_agent_id'])
+      }
+      await proxy.test.api.delete('/v1/budget/envelope/*', proxy.key)
     })
 
     it('an owner key that names no agent is the agent "default"', async () => {
@@ -293,6 +309,27 @@ describeEachDatabase('what the proxy refuses', (openTestDatabase) => {
       expect(Number((await proxy.spent()) - spent).toFixed(6)).toBe('0.000564')
       expect(await proxy.operations()).toBe(operations - 1)
       expect((await call('gpt-4o-mini')).status).toBe(200)
+    })
+
+    it('hold for every variant, date and case of a model, and for fallbacks', async () => {
+      await setEnvelope({ agent_id: 'sly', limit_usd: 3 })
+      await share('sly', 'openrouter', 'openai/gpt-4o', 1)
+      const call = (body: object) => proxy.post('/v1/chat/completions', { ...CHAT, ...body }, { 'x-gvnr-agent-id': 'sly' })
+      expect((await call({ model: 'openrouter/openai/gpt-4o' })).status).toBe(200)
+      for (const id of ['gpt-4o:nitro', 'gpt-4o:floor', 'GPT-4o', 'gpt-4o-2024-11-20', 'gpt-4o-2024-11-20:nitro'])
+        expect([id, (await call({ model: `openrouter/OpenAI/${id}` })).status]).toEqual([id, 429])
+      expect((await call({ model: 'openrouter/openai/gpt-4o-mini', models: ['openai/gpt-4o:nitro'] })).status).toBe(429)
+      expect((await call({ model: 'openrouter/openai/gpt-4o-mini' })).status).toBe(200)
+    })
+
+    it('hold for counting tokens, which burns no operation', async () => {
+      await setEnvelope({ agent_id: 'counts', limit_usd: 3 })
+      await share('counts', 'anthropic', 'claude-sonnet-4-6', 1)
+      const before = await proxy.operations()
+      const count = () => proxy.post('/v1/messages/count_tokens', CLAUDE, { 'x-gvnr-agent-id': 'counts' })
+      expect((await count()).status).toBe(200)
+      expect((await count()).status).toBe(429)
+      expect(await proxy.operations()).toBe(before)
     })
 
     it('hold for every agent below, under whatever name it calls', async () => {

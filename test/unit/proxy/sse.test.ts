@@ -34,6 +34,7 @@ const EXPECTED = [null, '{"a":1}', 'no space', 'two\nlines', 'ünïcödé 🧑',
 describe.each([
   ['LF', '\n'],
   ['CR LF', '\r\n'],
+  ['CR', '\r'],
 ])('a stream with %s', (_name, newline) => {
   const bytes = Buffer.from(STREAM.replaceAll('\n', newline))
 
@@ -67,5 +68,43 @@ describe('an event that does not end', () => {
     expect(Buffer.concat(passed).length).toBeGreaterThan(6_000_000)
     const events = splitter.push(Buffer.from('\n\ndata: next\n\n'))
     expect(events.map(({ data }) => data?.toString() ?? null)).toEqual([null, 'next'])
+  })
+})
+
+describe('lines that end in every way', () => {
+  const line = fc.constantFrom('data: a', 'data:', ': c', 'id: 1', 'x')
+  const end = fc.constantFrom('\n', '\r\n', '\r')
+  const blank = fc.constantFrom('\n\n', '\r\n\r\n', '\r\r')
+  const stream = fc
+    .array(fc.tuple(fc.array(fc.tuple(line, end), { maxLength: 3 }), line, blank), { maxLength: 6 })
+    .map((events) => events.map(([lines, last, gap]) => lines.flat().join('') + last + gap).join(''))
+
+  it('give the same events wherever the stream is cut', () => {
+    fc.assert(
+      fc.property(stream, (text) => {
+        const bytes = Buffer.from(text)
+        const whole = split([bytes])
+        expect(whole.bytes).toBe(text)
+        for (let at = 0; at <= bytes.length; at++) expect(split([bytes.subarray(0, at), bytes.subarray(at)])).toEqual(whole)
+        expect(split(Array.from(bytes, (byte) => Buffer.of(byte)))).toEqual(whole)
+      }),
+    )
+  })
+})
+
+describe('a hostile stream takes no longer than its bytes', () => {
+  it('one event of very many data lines, which is not looked into', () => {
+    for (const newline of ['\n', '\r\n', '\r']) {
+      const lines = `data:${newline}`.repeat(200_000)
+      const { bytes, data } = split([Buffer.from(`${lines}${newline}data: next${newline}${newline}`)])
+      expect(bytes.length).toBe(lines.length + 10 + 3 * newline.length)
+      expect(data).toEqual([null, 'next'])
+    }
+  })
+
+  it('lines that come in pieces of two bytes behind megabytes without an end', () => {
+    const pieces = Array<Buffer>(100_000).fill(Buffer.from(':\n'))
+    const { data } = split([Buffer.from(`:${'a'.repeat(3_000_000)}\n`), ...pieces, Buffer.from('data: x\n\n')])
+    expect(data).toEqual(['x'])
   })
 })
