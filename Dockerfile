@@ -23,7 +23,8 @@ LABEL org.opencontainers.image.title="Gvnr" \
 ENV NODE_ENV=production \
     HOST=0.0.0.0 \
     PORT=8787 \
-    DATA_DIR=/data
+    DATA_DIR=/data \
+    RGF_JOURNAL_DIR=/data/journal
 WORKDIR /app
 COPY --from=modules /build/node_modules ./node_modules
 COPY --from=build /build/dist ./dist

@@ -34,7 +34,9 @@ async function main(): Promise<void> {
   const config = readConfig()
   const log = createLog(config.LOG_LEVEL)
   const clock = new SyncedClock()
-  const governance = new GovernanceSource({ clock, log }, config.RGF_FILE ?? '.rgf')
+  const governance = new GovernanceSource({ clock, log }, config.RGF_FILE ?? '.rgf', {
+    journalFolder: config.RGF_JOURNAL_DIR,
+  })
   await governance.load({ mustExist: config.RGF_FILE !== undefined })
   const database = await openDatabase({
     url: config.DATABASE_URL,
@@ -134,7 +136,7 @@ main().catch((error: unknown) => {
   const log: Log = createLog('info')
   if (error instanceof ConfigError) process.stderr.write(`Cannot start: check the environment.\n${error.message}\n`)
   else if (error instanceof GovernanceFileError)
-    process.stderr.write(`Cannot start: the governance file has mistakes.\n${error.message}\n`)
+    process.stderr.write(`Cannot start: the governance file cannot be used.\n${error.message}\n`)
   else log.fatal({ err: error }, 'cannot start')
   process.exit(1)
 })

@@ -24,6 +24,8 @@ export type AgentRules = {
 /** A mistake in the file, with its place, both from 1. */
 export type FileProblem = { readonly line: number; readonly column: number; readonly message: string }
 
+const EMPTY: FileProblem = { line: 1, column: 1, message: 'the file is empty; one that lifts every rule says [global]' }
+
 export const MAX_FILE_BYTES = 1024 * 1024
 const MAX_AGENTS = 10_000
 const MAX_NAMES = 1_000
@@ -77,13 +79,17 @@ const RULES: Record<string, string> = {
  * @returns the file, or every mistake in it in order of place (of a text that is no TOML, the first)
  */
 export function readGovernanceFile(source: string): { readonly file: GovernanceFile } | { readonly problems: FileProblem[] } {
+  // What a write in two steps leaves for a moment must not lift every rule.
+  if (source.trim() === '') return { problems: [EMPTY] }
   let data: unknown
   try {
     data = parse(source)
   } catch (error) {
     if (!(error instanceof TomlError)) throw error
     const message = (error.message.split('\n')[0] ?? '').replace(/^Invalid TOML document: /, '')
-    return { problems: [{ line: error.line, column: error.column, message: `not TOML: ${message}` }] }
+    return {
+      problems: [{ line: error.line, column: error.column, message: `not TOML: ${message}${pathHint(source, error.line)}` }],
+    }
   }
   const parsed = fileSchema.safeParse(data)
   const named = parsed.success ? namingProblems(Object.keys(parsed.data.agents ?? {})) : []
@@ -105,6 +111,12 @@ export function readGovernanceFile(source: string): { readonly file: GovernanceF
     },
   ])
   return { file: { failSafe: global?.fail_safe_action ?? 'deny', agents: new Map(rules) } }
+}
+
+/** `[agents.team/writer]`: what was meant is a path, which TOML takes in quotes only. */
+function pathHint(source: string, line: number): string {
+  const [, path] = /^\s*\[\s*agents\s*\.\s*([^"'\]]*\/[^"'\]]*?)\s*\]/.exec(source.split('\n')[line - 1] ?? '') ?? []
+  return path === undefined ? '' : `; write paths in quotes: [agents."${path}"]`
 }
 
 /** One line for people, as compilers write it. */

@@ -23,6 +23,7 @@ const allowSchema = z.object({
 })
 const lineSchema = z.discriminatedUnion('kind', [
   allowSchema,
+  z.object({ kind: z.literal('withdraw'), id: z.uuid() }),
   z.object({ kind: z.literal('settle'), id: z.uuid(), cost_nanousd: nanousd, detail: z.string().optional() }),
 ])
 
@@ -75,6 +76,11 @@ export class Journal {
     return this.#writes.submit({ text: `${JSON.stringify({ kind: 'settle', id, cost_nanousd: String(cost), detail })}\n` })
   }
 
+  /** Takes back what was denied because its line was not known to be on disk in time. */
+  withdraw(id: string): Promise<void> {
+    return this.#writes.submit({ text: `${JSON.stringify({ kind: 'withdraw', id })}\n` })
+  }
+
   /** Forgets everything, once all of it is booked. Must not be called while an `allow` is under way. */
   clear(): Promise<void> {
     return this.#writes.submit({ truncate: true })
@@ -85,7 +91,8 @@ export class Journal {
     await this.#writes.settled()
     await this.#file.close()
     await this.#lock.release()
-    if (!keep) await rm(this.#folder, { recursive: true, force: true })
+    // Once it is unlocked another process may be looking into it.
+    if (!keep) await rm(this.#folder, { recursive: true, force: true, maxRetries: 3 })
   }
 
   async #write(lines: Line[]): Promise<PromiseSettledResult<void>[]> {
@@ -147,7 +154,8 @@ export function readLines(text: string): JournalEntry[] {
     const parsed = lineSchema.safeParse(parseJson(line))
     if (!parsed.success) continue
     const { data } = parsed
-    if (data.kind === 'settle') {
+    if (data.kind === 'withdraw') entries.delete(data.id)
+    else if (data.kind === 'settle') {
       const entry = entries.get(data.id)
       if (entry) entries.set(data.id, { ...entry, cost: data.cost_nanousd, detail: data.detail ?? entry.detail })
     } else {

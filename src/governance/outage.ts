@@ -1,4 +1,3 @@
-import { mkdir } from 'node:fs/promises'
 import { pathOf } from '../budgets/path.ts'
 import type { PolicyQuestion } from '../budgets/policy.ts'
 import type { Purchase } from '../budgets/requests.ts'
@@ -6,6 +5,7 @@ import type { Clock } from '../core/clock.ts'
 import { DomainError } from '../core/errors.ts'
 import type { Log } from '../core/log.ts'
 import type { Nanousd } from '../core/money.ts'
+import { DISK_MS, makeFolder, writtenWithin } from './disk.ts'
 import type { FailSafe } from './file.ts'
 import { findLeftovers, Journal, type JournalEntry, type Leftover } from './journal.ts'
 import type { GovernancePolicy } from './policy.ts'
@@ -24,6 +24,8 @@ type Deps = {
   readonly ping: () => Promise<void>
   readonly clock: Clock
   readonly log: Log
+  /** How long the disk may take to note something, before it counts as failed. */
+  readonly disk_ms?: number
 }
 
 type Pending = {
@@ -90,8 +92,8 @@ export class OutageBook {
     for (const timer of this.#timers) clearInterval(timer)
     await this.retry()
     for (const leftover of this.#leftovers) await leftover.release()
-    const journal = await this.#journal?.catch(() => undefined)
-    await journal?.close(this.#pending.size > 0)
+    const journal = await this.#inTime(this.#journal ?? Promise.resolve(undefined)).catch(() => undefined)
+    if (journal) await this.#inTime(journal.close(this.#pending.size > 0)).catch(() => {})
   }
 
   /**
@@ -114,9 +116,11 @@ export class OutageBook {
     const entry = { id: operationId, accountId, agentId, label, cost, detail, atMs: this.#deps.clock.now() }
     this.#add({ entry, isOpen: true, levels })
     try {
-      await (await this.#ownJournal()).allow(entry)
+      await this.#write((journal) => journal.allow(entry))
     } catch (error) {
       this.#remove(operationId)
+      // It may reach the disk yet, and must not be booked then.
+      this.#write((journal) => journal.withdraw(operationId)).catch(() => {})
       this.#deps.log.error({ err: error }, 'what was asked for during the outage cannot be noted on disk: denied')
       return false
     }
@@ -137,7 +141,7 @@ export class OutageBook {
     const pending = this.#pending.get(operationId)
     if (pending === undefined) return
     try {
-      await (await this.#ownJournal()).settle(operationId, cost, detail)
+      await this.#write((journal) => journal.settle(operationId, cost, detail))
     } catch (error) {
       this.#deps.log.error({ err: error, id: operationId }, 'what a call of the outage cost cannot be noted on disk')
     }
@@ -165,9 +169,8 @@ export class OutageBook {
     }
     const ready = [...this.#pending.values()].filter(({ isOpen }) => !isOpen).map(({ entry }) => entry)
     if (ready.length === 0 || !(await this.#bookEntries(ready))) return
-    const journal = await this.#ownJournal()
     // Whatever is allowed from here on is written after the truncation.
-    if (this.#pending.size === 0) await journal.clear()
+    await this.#write(async (journal) => (this.#pending.size === 0 ? journal.clear() : undefined))
   }
 
   async #isBack(): Promise<boolean> {
@@ -220,8 +223,17 @@ export class OutageBook {
     this.#leftovers = await findLeftovers(this.#folder)
   }
 
+  /** @throws whatever keeps it from being on disk in time */
+  #write(work: (journal: Journal) => Promise<void>): Promise<void> {
+    return this.#inTime(this.#ownJournal().then(work))
+  }
+
+  #inTime<T>(work: Promise<T>): Promise<T> {
+    return writtenWithin(work, this.#deps.disk_ms ?? DISK_MS)
+  }
+
   #ownJournal(): Promise<Journal> {
-    this.#journal ??= mkdir(this.#folder, { recursive: true, mode: 0o700 })
+    this.#journal ??= makeFolder(this.#folder)
       .then(() => Journal.create(this.#folder, this.#deps.clock.now(), MAX_PENDING))
       .catch((error: unknown) => {
         this.#journal = undefined

@@ -3,7 +3,8 @@ import { readFile, stat } from 'node:fs/promises'
 import { basename, dirname, resolve } from 'node:path'
 import type { Clock } from '../core/clock.ts'
 import type { Log } from '../core/log.ts'
-import { describeProblem, type FailSafe, type FileProblem, MAX_FILE_BYTES, readGovernanceFile } from './file.ts'
+import { whyUnusable } from './disk.ts'
+import { describeProblem, type FailSafe, MAX_FILE_BYTES, readGovernanceFile } from './file.ts'
 import { GovernancePolicy } from './policy.ts'
 
 /** Editors write in several steps; what is read within this time of a change may be half of it. */
@@ -35,6 +36,7 @@ export class GovernanceSource {
   readonly path: string
   readonly #clock: Clock
   readonly #log: Log
+  readonly #journalFolder: string | undefined
   #text: string | null = null
   #policy: GovernancePolicy | null = null
   #failSafe: FailSafe = 'deny'
@@ -48,10 +50,12 @@ export class GovernanceSource {
   #soon: NodeJS.Timeout | undefined
   #looking: Promise<void> = Promise.resolve()
 
-  constructor(deps: { clock: Clock; log: Log }, path: string) {
+  /** @param options `journalFolder` must be writable before a file that says "allow" is taken over */
+  constructor(deps: { clock: Clock; log: Log }, path: string, options: { journalFolder?: string } = {}) {
     this.path = resolve(path)
     this.#clock = deps.clock
     this.#log = deps.log
+    this.#journalFolder = options.journalFolder
   }
 
   /** The rules in force; null when there is no file. */
@@ -86,7 +90,7 @@ export class GovernanceSource {
         throw new GovernanceFileError(`${this.path} does not exist or is larger than ${MAX_FILE_BYTES} bytes.`)
       return
     }
-    const problems = this.#take(text)
+    const { problems } = await this.#take(text)
     if (problems.length > 0) throw new GovernanceFileError(problems.join('\n'))
   }
 
@@ -136,8 +140,8 @@ export class GovernanceSource {
         return
       }
       if (text === this.#text) return
-      const problems = this.#take(text)
-      if (problems.length > 0) this.#fail(text, problems)
+      const { problems, isFinal } = await this.#take(text)
+      if (problems.length > 0) this.#fail(isFinal ? text : null, problems)
       else {
         this.#reloads++
         this.#log.info({ file: this.path, agents: this.#agents }, 'governance file loaded')
@@ -156,19 +160,23 @@ export class GovernanceSource {
     this.#log.error({ file: this.path, problems }, 'the governance file cannot be used: the last good one stays in force')
   }
 
-  /** @returns what is wrong with it; when nothing is, it is in force from here on */
-  #take(text: string): string[] {
+  /** @returns what is wrong with it, and whether that stays so until the text changes; when nothing is wrong, it is in force from here on */
+  async #take(text: string): Promise<{ problems: string[]; isFinal: boolean }> {
     const read = readGovernanceFile(text)
-    if ('problems' in read) return read.problems.map((problem) => describeProblem(this.path, problem))
-    // What a write in two steps leaves for a moment must not lift every rule.
-    if (text.trim() === '') return [describeProblem(this.path, EMPTY)]
+    if ('problems' in read)
+      return { problems: read.problems.map((problem) => describeProblem(this.path, problem)), isFinal: true }
+    const folder = this.#journalFolder
+    if (folder !== undefined && read.file.failSafe === 'allow' && this.#failSafe !== 'allow') {
+      const reason = await whyUnusable(folder, this.#clock.now())
+      if (reason !== null) return { problems: [reason], isFinal: false }
+    }
     this.#policy = new GovernancePolicy(read.file)
     this.#failSafe = read.file.failSafe
     this.#agents = read.file.agents.size
     this.#loadedMs = this.#clock.now()
     this.#text = text
     this.#problems = []
-    return []
+    return { problems: [], isFinal: true }
   }
 
   /** The file when nobody is writing it; null when there is none, or one that is too large. */
@@ -183,8 +191,6 @@ export class GovernanceSource {
     throw new Error('it keeps changing')
   }
 }
-
-const EMPTY: FileProblem = { line: 1, column: 1, message: 'the file is empty; one that lifts every rule says [global]' }
 
 /** Changes with the file's content; null when there is no such file or it is too large. */
 async function stampOf(path: string): Promise<string | null> {

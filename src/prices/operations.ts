@@ -73,7 +73,7 @@ export const refreshPrices = defineOperation({
   name: 'admin_refresh_prices',
   title: 'Refresh prices (operator)',
   description:
-    "Reads PRICES_URL and puts its prices in force on every process within seconds, below the contract's table and the operator's file. A price that changes by more than 2× is quarantined: reported, not applied, unless accept names its model.",
+    "Reads PRICES_URL and puts its prices in force on every process within seconds, below the contract's table and the operator's file. A price that changes by more than 2×, also because the list no longer names its model, is quarantined: reported, not applied, unless accept names its model.",
   tag: 'Admin',
   method: 'post',
   path: '/v1/admin/price-cache/refresh',
@@ -83,17 +83,21 @@ export const refreshPrices = defineOperation({
     ok: z.literal(true),
     models: z.number().int().describe('Prices in the list now in force'),
     applied: z.array(changeView),
+    removed: z
+      .array(changeView)
+      .describe('Models that the list no longer names, with what they cost from here on; those by more than 2× are in quarantined'),
     quarantined: z.array(changeView),
     overruled: z.array(z.string()).describe("Models whose price the contract's table or the operator's file sets"),
     price_version: z.string(),
   }),
   errors: ['price_source_unconfigured', 'price_source_failed'],
   async run({ prices }: PriceDeps, input) {
-    const { models, applied, quarantined, overruled } = await prices.refresh(input.accept ?? [])
+    const { models, applied, removed, quarantined, overruled } = await prices.refresh(input.accept ?? [])
     return {
       ok: true as const,
       models,
       applied: applied.map(changeJson),
+      removed: removed.map(changeJson),
       quarantined: quarantined.map(changeJson),
       overruled: [...overruled],
       price_version: prices.version,

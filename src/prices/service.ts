@@ -14,7 +14,9 @@ export type PriceChange = { readonly model: string; readonly before: Rate | null
 export type Refresh = {
   readonly models: number
   readonly applied: readonly PriceChange[]
-  /** Changes by more than 2×, up or down, that nobody has accepted: the price before stays in force. */
+  /** Models that the list before named and this one does not, with what they cost from here on. */
+  readonly removed: readonly PriceChange[]
+  /** Changes by more than 2×, up or down, that nobody has accepted, also by removal: the price before stays in force. */
   readonly quarantined: readonly PriceChange[]
   /** Models whose price another source sets: the contract's table or the operator's file. */
   readonly overruled: readonly string[]
@@ -112,18 +114,27 @@ export class PriceService implements Catalogue {
 
   /**
    * Takes out what changes a price by more than 2×, of the models it names and of every other model that is known: an id stands for all
-   * that begin with it.
+   * that begin with it. What the list no longer names counts as changed to what would hold without it.
    */
   #sift(fetched: OperatorPrices, accepted: ReadonlySet<string>): { next: OperatorPrices; quarantined: PriceChange[] } {
     const next: Record<string, OperatorPrices[string]> = { ...fetched }
     const quarantined: PriceChange[] = []
-    const known = new Set([...Object.keys(fetched), ...this.#catalogue.list().map(({ id }) => id)])
-    // Without an entry a shorter one may decide, so it is looked at again; each round takes at least one entry out.
+    const known = new Set([
+      ...Object.keys(fetched),
+      ...Object.keys(this.#refreshed),
+      ...this.#catalogue.list().map(({ id }) => id),
+    ])
+    // Without an entry a shorter one may decide, so it is looked at again; each round takes at least one entry out or puts one back.
     for (;;) {
       const target = this.#catalogueOf(next)
       const culprits = new Map<string, PriceChange>()
       for (const model of known) {
         const change = this.#change(model, target)
+        const gone = change.before?.source === 'refreshed' ? change.before.model : undefined
+        if (gone !== undefined && this.#refreshed[gone] !== undefined && next[gone] === undefined) {
+          if (!accepted.has(gone) && isTooLarge(change)) culprits.set(gone, culprits.get(gone) ?? change)
+          continue
+        }
         const entry = change.after.model
         if (
           change.after.source === 'refreshed' &&
@@ -153,7 +164,7 @@ export class PriceService implements Catalogue {
   }
 
   /**
-   * Operator: reads PRICES_URL, checks it, and puts it in force, but for prices that change by more than 2×.
+   * Operator: reads PRICES_URL, checks it, and puts it in force, but for prices that change by more than 2×, be it because the list no longer names them.
    * @param accept models whose change is wanted however large
    * @throws DomainError `price_source_unconfigured`, `price_source_failed`
    */
@@ -170,6 +181,9 @@ export class PriceService implements Catalogue {
       if (change.after.source !== 'refreshed') overruled.push(model)
       else if (!isSame(this.#catalogue.rateFor(model), change.after)) applied.push(change)
     }
+    const removed = Object.keys(this.#refreshed)
+      .filter((model) => next[model] === undefined)
+      .map((model) => this.#change(model, target))
     const listId = uuidv7(this.#clock.now())
     const list = { listId, source: this.#url.split(/[?#]/)[0] ?? '', prices: JSON.stringify(next), createdMs: this.#clock.now() }
     await withDatabaseFailure(insertList(this.#database, list, KEPT_LISTS))
@@ -177,8 +191,8 @@ export class PriceService implements Catalogue {
     await this.#database
       .notify(CHANNEL, listId)
       .catch((error: unknown) => this.#log.warn({ err: error }, 'announcing prices failed, polling will find them'))
-    this.#log.info({ models: Object.keys(next).length, quarantined: quarantined.length }, 'prices refreshed')
-    return { models: Object.keys(next).length, applied, quarantined, overruled }
+    this.#log.info({ models: Object.keys(next).length, quarantined: quarantined.length, removed: removed.length }, 'prices refreshed')
+    return { models: Object.keys(next).length, applied, removed, quarantined, overruled }
   }
 }
 

@@ -55,6 +55,25 @@ describe('compose.yaml', () => {
     ).toEqual([])
   })
 
+  it('passes on what the proxy and the governance file need, and mounts where an outage is noted', () => {
+    const compose = read('compose.yaml')
+    for (const name of [
+      'UPSTREAM_OPENAI_KEY',
+      'UPSTREAM_ANTHROPIC_KEY',
+      'UPSTREAM_OPENROUTER_KEY',
+      'UPSTREAMS',
+      'SECRETS_KEY',
+      'RGF_FILE',
+    ])
+      expect(compose).toContain(`      ${name}: \${${name}:-}\n`)
+    expect(compose).toContain('PROXY_OPERATOR_KEYS: ${PROXY_OPERATOR_KEYS:-auto}')
+    expect(compose).toMatch(/read_only: true/)
+    expect(compose).toContain('- data:/data\n')
+    expect(compose).toContain('RGF_JOURNAL_DIR: /data/journal\n')
+    expect(read('Dockerfile')).toContain('RGF_JOURNAL_DIR=/data/journal')
+    expect(read('packaging/gvnr.service')).toContain('RGF_JOURNAL_DIR=/var/lib/gvnr/journal')
+  })
+
   it('holds no secret, and waits for what it needs to be healthy', () => {
     const compose = read('compose.yaml')
     const secrets = compose.split('\n').filter((line) => /^\s+\w*(?:SECRET|PASSWORD|_URL)\w*:/.test(line))

@@ -1,4 +1,4 @@
-import { mkdtemp, rename, rm, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, rename, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
@@ -198,6 +198,29 @@ describe('following a governance file', () => {
     await expect(source.load({ mustExist: true })).rejects.toBeInstanceOf(GovernanceFileError)
     await source.load({ mustExist: false })
     expect(source.policy).toBeNull()
+  })
+
+  it('takes "allow" over only where what it allows can be noted, and as soon as it can', async () => {
+    const path = join(folder, `${files++}.rgf`)
+    const journalFolder = join(folder, 'no-folder')
+    await writeFile(journalFolder, '')
+    const allow = '[global]\nfail_safe_action = "allow"\n'
+    await writeFile(path, allow)
+    const open = () => new GovernanceSource({ clock: new ManualClock(NOON), log: createLog('silent') }, path, { journalFolder })
+    await expect(open().load({ mustExist: true })).rejects.toThrow(/^RGF_JOURNAL_DIR .* cannot be written/)
+    await writeFile(path, '[global]\n')
+    const source = open()
+    await source.load({ mustExist: true })
+    await writeFile(path, allow)
+    await source.look()
+    await source.look()
+    expect(source.failSafe).toBe('deny')
+    expect(source.status).toMatchObject({ problems: [expect.stringMatching(/^RGF_JOURNAL_DIR/)], failures: 1 })
+    await rm(journalFolder)
+    await mkdir(journalFolder)
+    await source.look()
+    expect(source.failSafe).toBe('allow')
+    expect(source.status.problems).toEqual([])
   })
 
   it('keeps the last good one when the next has a mistake, is emptied or is gone, and says so once', async () => {

@@ -1,4 +1,6 @@
-import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
+import { execFileSync } from 'node:child_process'
+import { closeSync, openSync } from 'node:fs'
+import { mkdtemp, open, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
@@ -8,6 +10,7 @@ import { ManualClock } from '../../../src/core/clock.ts'
 import { DomainError } from '../../../src/core/errors.ts'
 import { uuidv7 } from '../../../src/core/ids.ts'
 import { createLog } from '../../../src/core/log.ts'
+import { whyUnusable } from '../../../src/governance/disk.ts'
 import { readGovernanceFile } from '../../../src/governance/file.ts'
 import { readLines } from '../../../src/governance/journal.ts'
 import { OutageBook } from '../../../src/governance/outage.ts'
@@ -32,7 +35,7 @@ function policyOf(source: string): GovernancePolicy {
 
 let folders = 0
 /** A process during an outage; `database.isUp` brings it back, `booked` is what it was told then. */
-function setUp(folder = join(root, String(folders++)), failSafe: 'allow' | 'deny' = 'allow') {
+function setUp(folder = join(root, String(folders++)), failSafe: 'allow' | 'deny' = 'allow', disk_ms = 10_000) {
   const booked: { id: string; cost: bigint }[] = []
   const database = { isUp: false, failing: false }
   const book = async (_account: string, id: string, { cost }: Purchase) => {
@@ -44,11 +47,59 @@ function setUp(folder = join(root, String(folders++)), failSafe: 'allow' | 'deny
   const ping = async () => {
     if (!database.isUp) throw new DomainError('database_unavailable')
   }
-  const outage = new OutageBook({ governance, book, ping, clock: new ManualClock(NOON), log: createLog('silent') }, folder)
+  const outage = new OutageBook(
+    { governance, book, ping, clock: new ManualClock(NOON), log: createLog('silent'), disk_ms },
+    folder,
+  )
   return { outage, booked, database, folder }
 }
 const id = () => uuidv7(NOON)
 const files = async (folder: string) => (await readdir(folder, { recursive: true })).filter((name) => name.endsWith('.ndjson'))
+
+/** A disk that keeps silent until `answer`: every thread that Node has for files waits for somebody to write into a pipe. */
+async function silentDisk() {
+  const pipe = join(root, `pipe-${folders++}`)
+  execFileSync('mkfifo', [pipe])
+  const waiting = Array.from({ length: 32 }, () => open(pipe, 'r'))
+  return async () => {
+    const writer = openSync(pipe, 'r+')
+    for (const handle of await Promise.all(waiting)) await handle.close()
+    closeSync(writer)
+  }
+}
+
+describe('the disk', () => {
+  it('is proved before it is needed, and nothing is left of the proof', async () => {
+    const folder = join(root, 'new', 'below', 'it')
+    expect(await whyUnusable(folder, NOON)).toBeNull()
+    expect(await readdir(folder)).toEqual([])
+    expect(await whyUnusable('/proc/gvnr/journal', NOON)).toMatch(
+      /^RGF_JOURNAL_DIR \(\/proc\/gvnr\/journal\) cannot be written.*ENOENT/,
+    )
+    const file = join(root, 'a-file')
+    await writeFile(file, '')
+    expect(await whyUnusable(file, NOON)).toMatch(/^RGF_JOURNAL_DIR .*ENOTDIR/)
+    expect(await whyUnusable(join(file, 'below'), NOON)).toMatch(/^RGF_JOURNAL_DIR .*ENOTDIR/)
+  })
+
+  it('denies when it keeps silent, and what it notes too late is never booked', async () => {
+    const { outage, folder, booked, database } = setUp(undefined, 'allow', 50)
+    const answer = await silentDisk()
+    const late = id()
+    expect(await outage.allow(ACCOUNT, late, purchase(40n))).toBe(false)
+    expect(await whyUnusable(folder, NOON, 50)).toMatch(/^RGF_JOURNAL_DIR .*the disk did not answer within 50 ms/)
+    await answer()
+    const journal = async () => {
+      const [file] = await files(folder).catch(() => [])
+      return file === undefined ? '' : await readFile(join(folder, file), 'utf8')
+    }
+    await expect.poll(journal, { timeout: 10_000 }).toContain('withdraw')
+    expect(readLines(await journal())).toEqual([])
+    database.isUp = true
+    await outage.stop()
+    expect(booked).toEqual([])
+  })
+})
 
 describe('what is allowed during an outage', () => {
   it('is on disk before it is allowed, and is booked once, when the database is back', async () => {

@@ -45,6 +45,27 @@ describeEachDatabase('refreshed prices', (openTestDatabase) => {
     return [Number(input) / 1e6, Number(output) / 1e6]
   }
 
+  it('keep what a shorter list would reprice by more than 2×, until that is accepted, and say what is gone', async () => {
+    const prices = service()
+    const [input = 0, output = 0] = usd(prices, KNOWN)
+    const cached = { cached_input_usd_per_mtok: Number(prices.rateFor(KNOWN).cachedInput) / 1e6 }
+    served = { [KNOWN]: { ...price(times(input, 1.1), times(output, 1.1)), ...cached }, 'only-listed': price(1, 2) }
+    await prices.refresh([KNOWN, 'only-listed'])
+    served = {}
+    const shorter = await prices.refresh([])
+    expect(shorter.models).toBe(1)
+    expect(shorter.applied).toEqual([])
+    expect(shorter.quarantined).toMatchObject([{ model: 'only-listed', after: { source: 'default' } }])
+    expect(shorter.removed).toMatchObject([{ model: KNOWN }])
+    expect(usd(prices, 'only-listed')).toEqual([1, 2])
+    expect(usd(prices, KNOWN)).toEqual([input, output])
+    expect((await prices.refresh([])).quarantined).toHaveLength(1)
+    const accepted = await prices.refresh(['only-listed'])
+    expect([accepted.models, accepted.quarantined]).toEqual([0, []])
+    expect(accepted.removed).toMatchObject([{ model: 'only-listed', after: { source: 'default' } }])
+    expect(usd(prices, 'only-listed')).toEqual([15, 75])
+  })
+
   it('apply to what is not fixed elsewhere, on every process, and after a restart', async () => {
     const prices = service({ operatorPrices: { 'house-model': price(1, 1) } })
     const other = service()

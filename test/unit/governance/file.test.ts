@@ -16,6 +16,15 @@ const fileOf = (source: string) => {
 }
 
 describe('a governance file', () => {
+  it('must say something, and has its paths in quotes', () => {
+    for (const nothing of ['', ' \n\n'])
+      expect(problemsIn(nothing)).toEqual(['f:1:1: the file is empty; one that lifts every rule says [global]'])
+    expect(problemsIn(lines('[global]', '', '[agents.team/writer]'))).toEqual([
+      expect.stringMatching(/^f:3:\d+: not TOML: .*; write paths in quotes: \[agents\."team\/writer"\]$/),
+    ])
+    expect(problemsIn(lines('[agents.a]', 'b/c = 1'))).toEqual([expect.not.stringContaining('quotes')])
+  })
+
   it('says what each agent may', () => {
     const { failSafe, agents } = fileOf(
       lines(
