@@ -30,6 +30,7 @@ import { type Caller, createExecutor, type Execute, type Guards, mayCall, type O
 import { SecretBox, secretKeysOf } from './core/secrets.ts'
 import { DashboardService } from './dashboard/service.ts'
 import type { Database } from './db/client.ts'
+import { Presence } from './db/presence.ts'
 import { proxyPolicy } from './governance/hook.ts'
 import { OutageBook } from './governance/outage.ts'
 import type { GovernanceSource } from './governance/source.ts'
@@ -152,6 +153,7 @@ export type App = {
 /** All wiring of the product: configuration and the outside world in, one Hono app out. */
 export function createApp(config: Config, deps: AppDeps, options: AppOptions = {}): App {
   const { log } = deps
+  const presence = new Presence(deps)
   const prices = new PriceService(deps, { operatorPrices: readOperatorPrices(config), url: config.PRICES_URL })
   const catalogue = prices
   const audit = new AuditService(deps)
@@ -210,6 +212,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
   const billing = new BillingService(
     {
       ...deps,
+      presence,
       quota: budgets,
       accountExists: (accountId) => accounts.exists(accountId),
       async announce(event) {
@@ -246,7 +249,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     log.warn(
       'PUBLIC_URL is not set: links that are sent to people would lead to the address this listens on. Set it to the origin that people use',
     )
-  const idempotency = new IdempotencyService(deps, QUEUE)
+  const idempotency = new IdempotencyService({ ...deps, presence }, QUEUE)
   const waiters = new DecisionWaiters(deps)
   const approvals = new ApprovalService({ ...deps, budgets, notifications, waiters, changes: audit })
   const usage = new UsageService(deps)
@@ -381,6 +384,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     await approvals.purge(PURGE_ROWS)
     await purgeLoops(deps.database, deps.clock.now(), LOOP_PURGE_ROWS)
     await sessions.purge(PURGE_ROWS)
+    await presence.purge(PURGE_ROWS)
     await retention.purge()
   }
   let expiring: NodeJS.Timeout | undefined
@@ -401,6 +405,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     execute,
     following: dashboardPages.following,
     async start() {
+      await presence.start()
       await keys.start()
       governance?.start()
       outage?.start()
@@ -457,6 +462,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
       await outbound.close()
       await delivered
       await keys.stop()
+      await presence.stop()
       await deps.tracing?.stop()
     },
   }
