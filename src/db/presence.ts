@@ -26,8 +26,8 @@ export class Presence {
   readonly #database: Database
   readonly #log: Log
   readonly #processId = randomUUID()
-  /** By the monotonic clock. */
-  #seenAt_ms = Number.NEGATIVE_INFINITY
+  /** By the monotonic clock; null before the first time, and after the end. */
+  #seenAt_ms: number | null = null
   #hasFailed = false
   #isStopping = false
   #timer: NodeJS.Timeout | undefined
@@ -40,16 +40,13 @@ export class Presence {
 
   /** The name of this process for what it begins now; null when others might not see it, so that a name would not protect anything. */
   get processId(): string | null {
-    return performance.now() - this.#seenAt_ms <= this.#unseen_ms ? this.#processId : null
+    if (this.#seenAt_ms === null) return null
+    return this.#isAlone || performance.now() - this.#seenAt_ms <= UNSEEN_MS ? this.#processId : null
   }
 
   /** PGlite has one process: nobody else has to see it. */
   get #isAlone(): boolean {
     return this.#database.kind === 'pglite'
-  }
-
-  get #unseen_ms(): number {
-    return this.#isAlone ? Number.POSITIVE_INFINITY : UNSEEN_MS
   }
 
   /** Returns when it has been said, or could not be: it is tried again. */
@@ -65,8 +62,8 @@ export class Presence {
     this.#isStopping = true
     clearTimeout(this.#timer)
     await this.#beating
-    if (this.#seenAt_ms === Number.NEGATIVE_INFINITY) return
-    this.#seenAt_ms = Number.NEGATIVE_INFINITY
+    if (this.#seenAt_ms === null) return
+    this.#seenAt_ms = null
     await this.#database.orm
       .delete(processes)
       .where(sql`${processes.processId} = ${this.#processId}`)
