@@ -212,7 +212,7 @@ describe('a database that does not acknowledge what is written', () => {
       written = database.sql.unsafe('insert into written default values').then(() => 'acknowledged')
       return Promise.race([written, sleep(500, 'waiting')])
     }
-    await expect.poll(isWaiting).toBe('waiting')
+    await expect.poll(isWaiting, { timeout: 10_000 }).toBe('waiting')
     await presence.start()
     expect(presence.processId).not.toBeNull()
     expect(await Promise.race([written, sleep(0, 'waiting')])).toBe('waiting')
