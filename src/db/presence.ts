@@ -77,10 +77,10 @@ export class Presence {
     return row?.gone === true
   }
 
-  /** `isGone` as a condition on a column. One who has no row has said that it stopped, or is long forgotten. */
+  /** `isGone` as a condition on a column: not true of null. One who has no row has said that it stopped, or is long forgotten. */
   goneIs(processId: AnyColumn | SQL): SQL {
     const now = sql.raw(NOW_MS)
-    return sql`(${processId} is not null and ${processId} <> ${this.#processId}::uuid and coalesce(
+    return sql`(${processId} <> ${this.#processId}::uuid and coalesce(
       (select abs(${now} - p.seen_ms) > ${GONE_MS}::bigint and exists (
          select 1 from processes w where abs(${now} - w.seen_ms) <= ${UNSEEN_MS}::bigint and w.since_ms <= ${now} - ${GONE_MS}::bigint)
        from processes p where p.process_id = ${processId}), true))`
