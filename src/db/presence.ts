@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { type AnyColumn, type SQL, sql } from 'drizzle-orm'
 import type { Log } from '../core/log.ts'
 import type { Database } from './client.ts'
+import { NOW_MS } from './lease.ts'
 import { processes } from './tables.ts'
 
 const BEAT_MS = 1_000
@@ -12,8 +13,6 @@ export const UNSEEN_MS = 2_500
 /** More than such a gap with the beats before and after it, so that whoever lives is seen in between. */
 const GONE_MS = 5_000
 const FORGOTTEN_MS = 600_000
-
-const NOW_MS = '(extract(epoch from clock_timestamp()) * 1000)::bigint'
 
 /**
  * Says that this process lives, a row with a time by the database's clock, and knows which others do not any more. What a process that is

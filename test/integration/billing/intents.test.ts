@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { beforeAll, beforeEach, expect, it } from 'vitest'
-import { findIntent, type IntentRow, insertIntent, leaseIntent, releaseIntent } from '../../../src/billing/store.ts'
+import { findIntent, type IntentRow, insertIntent, leaseIntent, releaseIntent } from '../../../src/billing/intents.store.ts'
 import { uuidv7 } from '../../../src/core/ids.ts'
 import { createLog } from '../../../src/core/log.ts'
 import type { Database } from '../../../src/db/client.ts'
