@@ -52,7 +52,7 @@ describe('two server processes on one database', () => {
     home = await createTestDatabase('postgres')
     sql = openSql(home.url!)
     gates = openSql(home.url!)
-    fleet = await startFleet(home.url!, 2, { PRICES_URL: source.url })
+    fleet = await startFleet(home.url!, 2, { env: { PRICES_URL: source.url } })
     clients = [fleet.clients[0]!, fleet.clients[1]!]
   })
   afterAll(async () => {
@@ -182,7 +182,7 @@ describe('two server processes that lose the database', () => {
       const cable = await startSwitch(Number(url.port))
       url.port = String(cable.port)
       cables.push(cable)
-      fleets.push(await startFleet(url.toString(), 1, { PRICES_URL: source.url }))
+      fleets.push(await startFleet(url.toString(), 1, { env: { PRICES_URL: source.url } }))
     }
   })
   afterAll(async () => {
