@@ -28,6 +28,7 @@ import { createExecutor, type Execute, type Guards } from './core/operation.ts'
 import { SecretBox, secretKeysOf } from './core/secrets.ts'
 import { DashboardService } from './dashboard/service.ts'
 import type { Database } from './db/client.ts'
+import { Presence } from './db/presence.ts'
 import { proxyPolicy } from './governance/hook.ts'
 import { OutageBook } from './governance/outage.ts'
 import type { GovernanceSource } from './governance/source.ts'
@@ -115,6 +116,7 @@ export type App = {
 /** All wiring of the product: configuration and the outside world in, one Hono app out. */
 export function createApp(config: Config, deps: AppDeps, options: AppOptions = {}): App {
   const { log } = deps
+  const presence = new Presence(deps)
   const prices = new PriceService(deps, { operatorPrices: readOperatorPrices(config), url: config.PRICES_URL })
   const catalogue = prices
   const audit = new AuditService(deps)
@@ -174,6 +176,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
   const billing = new BillingService(
     {
       ...deps,
+      presence,
       quota: budgets,
       accountExists: (accountId) => accounts.exists(accountId),
       async announce(event) {
@@ -199,7 +202,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     },
     { ...proxySettings(config), ...(options.proxy?.renew_ms !== undefined && { renew_ms: options.proxy.renew_ms }) },
   )
-  const idempotency = new IdempotencyService(deps, QUEUE)
+  const idempotency = new IdempotencyService({ ...deps, presence }, QUEUE)
   const waiters = new DecisionWaiters(deps)
   const approvals = new ApprovalService({ ...deps, budgets, envelopes, notifications, waiters, changes: audit })
   const usage = new UsageService(deps)
@@ -254,6 +257,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     budgets,
     idempotency,
     notifications,
+    presence,
     retention,
     sessions,
   })
@@ -274,6 +278,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     execute,
     following: http.following,
     async start() {
+      await presence.start()
       await keys.start()
       governance?.start()
       outage?.start()
@@ -315,6 +320,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
       await outbound.close()
       await delivered
       await keys.stop()
+      await presence.stop()
       await deps.tracing?.stop()
     },
   }

@@ -7,6 +7,7 @@ import type { BudgetService } from './budgets/service.ts'
 import type { Clock } from './core/clock.ts'
 import type { Log } from './core/log.ts'
 import type { Database } from './db/client.ts'
+import type { Presence } from './db/presence.ts'
 import type { IdempotencyService } from './idempotency/service.ts'
 import type { NotificationService } from './notifications/service.ts'
 
@@ -31,6 +32,7 @@ type Deps = {
   readonly budgets: BudgetService
   readonly idempotency: IdempotencyService
   readonly notifications: NotificationService
+  readonly presence: Presence
   readonly retention: AuditRetention
   readonly sessions: SessionService
 }
@@ -60,7 +62,8 @@ export class Housekeeping {
   }
 
   async #purge(): Promise<void> {
-    const { database, clock, accounts, approvals, budgets, idempotency, notifications, retention, sessions } = this.#deps
+    const { database, clock, accounts, approvals, budgets, idempotency, notifications, presence, retention, sessions } =
+      this.#deps
     await budgets.settleAbandoned(ABANDONED_ROWS)
     for (let round = 0; round < PURGE_ROUNDS; round++) if ((await idempotency.purge(PURGE_ROWS)) < PURGE_ROWS) break
     await accounts.purgeThrottles(PURGE_ROWS)
@@ -68,6 +71,7 @@ export class Housekeeping {
     await approvals.purge(PURGE_ROWS)
     await purgeLoops(database, clock.now(), LOOP_PURGE_ROWS)
     await sessions.purge(PURGE_ROWS)
+    await presence.purge(PURGE_ROWS)
     await retention.purge()
   }
 }

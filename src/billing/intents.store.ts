@@ -1,6 +1,7 @@
-import { and, eq, lt, lte, type SQL, sql } from 'drizzle-orm'
+import { and, eq, lt, lte, or, type SQL, sql } from 'drizzle-orm'
 import type { Database } from '../db/client.ts'
 import { NOW_MS } from '../db/lease.ts'
+import type { Presence } from '../db/presence.ts'
 import { paymentIntents } from './tables.ts'
 
 export type IntentRow = typeof paymentIntents.$inferSelect
@@ -22,22 +23,33 @@ export async function insertIntent({ orm }: Database, intent: IntentRow): Promis
   await orm.insert(paymentIntents).values(intent).onConflictDoNothing()
 }
 
-/** Takes the right to ask for the settlement, by the database's clock. @returns false while another request has it */
-export async function leaseIntent({ orm }: Database, key: IntentRow, lease_ms: number): Promise<boolean> {
-  const rows = await orm
+/**
+ * Takes the right to ask for the settlement, by the database's clock.
+ * @returns the end of the lease, which names this taking; null while another request has the right
+ */
+export async function leaseIntent(
+  { orm }: Database,
+  key: IntentRow,
+  presence: Pick<Presence, 'processId' | 'goneIs'>,
+  lease_ms: number,
+): Promise<number | null> {
+  const [row] = await orm
     .update(paymentIntents)
-    .set({ leaseMs: sql`${DATABASE_MS} + ${lease_ms}::bigint` })
-    .where(and(intentKey(key), lte(paymentIntents.leaseMs, DATABASE_MS)))
-    .returning({ nonce: paymentIntents.nonce })
-  return rows.length > 0
+    .set({
+      leaseMs: sql`greatest(${DATABASE_MS} + ${lease_ms}::bigint, ${paymentIntents.leaseMs} + 1)`,
+      processId: presence.processId,
+    })
+    .where(and(intentKey(key), or(lte(paymentIntents.leaseMs, DATABASE_MS), presence.goneIs(paymentIntents.processId))))
+    .returning({ leaseMs: paymentIntents.leaseMs })
+  return row?.leaseMs ?? null
 }
 
-/** Gives the right back and notes the transaction, when there is one. */
+/** Gives the right back that was taken with this lease, unless it was lost, and notes the transaction, when there is one. */
 export async function releaseIntent({ orm }: Database, key: IntentRow, txHash: string | null): Promise<void> {
   await orm
     .update(paymentIntents)
-    .set({ leaseMs: 0, ...(txHash !== null && { txHash }) })
-    .where(intentKey(key))
+    .set({ leaseMs: 0, processId: null, ...(txHash !== null && { txHash }) })
+    .where(and(intentKey(key), eq(paymentIntents.leaseMs, key.leaseMs)))
 }
 
 /** Ends an intent: credited by this transaction. */

@@ -5,6 +5,7 @@ import { isUuid } from '../core/ids.ts'
 import type { Log } from '../core/log.ts'
 import type { Database } from '../db/client.ts'
 import { withDatabaseFailure } from '../db/failure.ts'
+import type { Presence } from '../db/presence.ts'
 import { Chain } from './chain.ts'
 import { type ClaimResult, HashClaims } from './claims.ts'
 import { type CreditRow, findCredit, listCredits, listPayments, type PaymentState } from './credits.store.ts'
@@ -41,6 +42,7 @@ export type BillingDeps = {
   readonly database: Database
   readonly clock: Clock
   readonly log: Log
+  readonly presence: Presence
   readonly quota: Quota
   readonly announce?: Announce
   accountExists(accountId: string): Promise<boolean>
@@ -218,7 +220,7 @@ export function openChain(settings: Pick<BillingSettings, 'networkId' | 'rpcUrls
 }
 
 function partsOf(deps: BillingDeps, settings: BillingSettings): Parts {
-  const { database, clock, log, quota } = deps
+  const { database, clock, log, presence, quota } = deps
   const { chain, rpcUrls } = openChain(settings)
   const { network } = chain
   const { chainId } = network
@@ -232,6 +234,7 @@ function partsOf(deps: BillingDeps, settings: BillingSettings): Parts {
     {
       database,
       clock,
+      presence,
       chain,
       credits,
       receivers,

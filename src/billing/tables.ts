@@ -75,6 +75,8 @@ export const paymentIntents = pgTable(
     txHash: text('tx_hash'),
     /** Until when one request has the right to ask for the settlement; others wait for its result. */
     leaseMs: ms('lease_ms').notNull(),
+    /** The process that has this right: when it is gone, so is the right. Null for one that others do not see. */
+    processId: uuid('process_id'),
     createdMs: ms('created_ms').notNull(),
   },
   (t) => [

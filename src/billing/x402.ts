@@ -8,6 +8,7 @@ import { DomainError } from '../core/errors.ts'
 import type { Log } from '../core/log.ts'
 import type { Database } from '../db/client.ts'
 import { withDatabaseFailure } from '../db/failure.ts'
+import type { Presence } from '../db/presence.ts'
 import type { Chain, Transfer } from './chain.ts'
 import { type CreditRow, findCreditByNonce } from './credits.store.ts'
 import type { Credits } from './credits.ts'
@@ -69,6 +70,7 @@ const same = (a: string, b: string): boolean => a.toLowerCase() === b.toLowerCas
 export class X402Payments {
   readonly #database: Database
   readonly #clock: Clock
+  readonly #presence: Presence
   readonly #chain: Chain
   readonly #credits: Credits
   readonly #receivers: Receivers
@@ -80,6 +82,7 @@ export class X402Payments {
     deps: {
       database: Database
       clock: Clock
+      presence: Presence
       chain: Chain
       credits: Credits
       receivers: Receivers
@@ -91,6 +94,7 @@ export class X402Payments {
     this.#resourceUrl = options.resourceUrl
     this.#database = deps.database
     this.#clock = deps.clock
+    this.#presence = deps.presence
     this.#chain = deps.chain
     this.#credits = deps.credits
     this.#receivers = deps.receivers
@@ -145,8 +149,8 @@ export class X402Payments {
     for (let isFirst = true; ; isFirst = false) {
       const credited = await withDatabaseFailure(findCreditByNonce(this.#database, key))
       if (credited !== undefined) return resultOf(credited, false)
-      if (await withDatabaseFailure(leaseIntent(this.#database, intent, LEASE_MS)))
-        return await this.#settle(intent, terms, signed, isFresh && isFirst)
+      const leaseMs = await withDatabaseFailure(leaseIntent(this.#database, intent, this.#presence, LEASE_MS))
+      if (leaseMs !== null) return await this.#settle({ ...intent, leaseMs }, terms, signed, isFresh && isFirst)
       if (performance.now() > deadline) throw pending()
       await sleep(POLL_MS)
     }
@@ -238,6 +242,7 @@ export class X402Payments {
       state: 'open',
       txHash: null,
       leaseMs: 0,
+      processId: null,
       createdMs: this.#clock.now(),
     }
     await withDatabaseFailure(insertIntent(this.#database, intent))

@@ -31,6 +31,8 @@ export type Database = {
   readonly sql: Sql
   /** Separate small pool for the decision lanes, so that nothing else makes them queue (the same client as `sql` on PGlite). */
   readonly laneSql: Sql
+  /** A connection that nothing else keeps busy, for what must be said in time (the same client as `sql` on PGlite). */
+  readonly promptSql: Sql
   /** Whether statements may be prepared by name; false behind a transaction pooler. */
   readonly prepare: boolean
   /** drizzle over `sql`, for everything off the hot path. */
@@ -157,6 +159,7 @@ function connectPostgres(url: string, prepare: boolean, options: DatabaseOptions
     kind: 'postgres',
     sql,
     laneSql: lanes.sql,
+    promptSql: watch.sql,
     prepare,
     orm: createOrm(sql),
     listen: prepare ? listenOn(listener, log) : listenNowhere(log),
@@ -200,6 +203,7 @@ async function openPglite(dataDir: string, log: Log): Promise<Database> {
     kind: 'pglite',
     sql,
     laneSql: sql,
+    promptSql: sql,
     prepare: true,
     orm: createOrm(sql),
     listen: async (channel, onPayload, onReady) => {

@@ -6,3 +6,11 @@ export const leases = pgTable('leases', {
   holder: uuid('holder').notNull(),
   untilMs: bigint('until_ms', { mode: 'number' }).notNull(),
 })
+
+/** Processes that serve, by the database's clock: whoever has not been seen for seconds is gone, and others finish what it began. */
+export const processes = pgTable('processes', {
+  processId: uuid('process_id').primaryKey(),
+  /** Since when it has been seen without a gap. */
+  sinceMs: bigint('since_ms', { mode: 'number' }).notNull(),
+  seenMs: bigint('seen_ms', { mode: 'number' }).notNull(),
+})

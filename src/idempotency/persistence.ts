@@ -23,12 +23,17 @@ export class Persistence {
   /**
    * Returns after the first attempt, and never rejects. Further ones are made by themselves.
    * @param until_ms when it no longer matters @param work may be done twice
+   * @returns what the first attempt gave; undefined when it failed
    */
-  async attempt(until_ms: number, work: () => Promise<unknown>): Promise<void> {
-    const task = { until_ms, work }
-    if ((await succeeds(task)) || this.#waiting.size >= this.#most) return
-    this.#waiting.add(task)
-    if (this.#waiting.size === 1) void this.#retry()
+  async attempt<T>(until_ms: number, work: () => Promise<T>): Promise<T | undefined> {
+    try {
+      return await work()
+    } catch {
+      if (this.#waiting.size >= this.#most) return undefined
+      this.#waiting.add({ until_ms, work })
+      if (this.#waiting.size === 1) void this.#retry()
+      return undefined
+    }
   }
 
   async #retry(): Promise<void> {

@@ -6,6 +6,7 @@ import { uuidv7 } from '../core/ids.ts'
 import type { Guards, OnceRequest, OperationResult } from '../core/operation.ts'
 import type { Database } from '../db/client.ts'
 import { withDatabaseFailure } from '../db/failure.ts'
+import { type Presence, UNSEEN_MS } from '../db/presence.ts'
 import { Persistence } from './persistence.ts'
 import { noRoom, Room } from './room.ts'
 import {
@@ -25,7 +26,7 @@ import {
 
 /** How long a stored response is replayed (contract section 6). */
 const RESPONSE_TTL_MS = 24 * 3_600_000
-/** Longer than any request may run (statement timeouts bound it), so only a dead process loses its lease. */
+/** Longer than any request may run (statement timeouts bound it). What a process that is gone had begun need not wait for it. */
 const LEASE_MS = 30_000
 
 /** What an account without ops may have at a time; each op allows ten more. */
@@ -40,14 +41,19 @@ const TOO_MANY_RESPONSES =
 export class IdempotencyService {
   readonly #database: Database
   readonly #clock: Clock
+  readonly #presence: Pick<Presence, 'processId' | 'isGone'>
   readonly #checks: Batcher<KeyCheck, KeyAnswer>
   readonly #keyRoom: Room
   readonly #requestRoom: Room
   readonly #persistence: Persistence
 
-  constructor(deps: { database: Database; clock: Clock }, options: { maxBatch: number; maxQueue: number }) {
+  constructor(
+    deps: { database: Database; clock: Clock; presence: Pick<Presence, 'processId' | 'isGone'> },
+    options: { maxBatch: number; maxQueue: number },
+  ) {
     this.#database = deps.database
     this.#clock = deps.clock
+    this.#presence = deps.presence
     this.#keyRoom = new Room(FREE_KEYS, (accountId, most) => countRows(deps.database, 'idempotency_keys', accountId, most))
     this.#requestRoom = new Room(FREE_RESPONSES, (accountId, most) =>
       countRows(deps.database, 'idempotent_requests', accountId, most),
@@ -118,24 +124,26 @@ export class IdempotencyService {
       fingerprint: fingerprintOf(request),
       operationId: uuidv7(now_ms),
       leaseMs: now_ms + LEASE_MS,
+      processId: this.#presence.processId,
       expiresMs: now_ms + RESPONSE_TTL_MS,
     }
     const { accountId } = request
     const hasRoom = this.#requestRoom.has(accountId) || (await withDatabaseFailure(this.#requestRoom.look(accountId)))
     if (hasRoom && (await this.#insert(claim, now_ms))) {
       this.#requestRoom.took(accountId)
-      return this.#run(request, claim, false, run)
+      const own = await this.#keep(claim, now_ms)
+      if (own !== null) return this.#run(request, own, false, run)
     }
 
     const stored = await withDatabaseFailure(findRequest(this.#database, request.accountId, request.key))
     if (stored === undefined && !hasRoom) throw noRoom(TOO_MANY_RESPONSES)
-    if (stored === undefined) throw new DomainError('idempotency_conflict', { retryAfterSeconds: 1 })
+    if (stored === undefined) throw stillRunning()
     if (!stored.fingerprint.equals(claim.fingerprint)) throw new DomainError('idempotency_mismatch')
     if (stored.status !== null && stored.response !== null) return replay(request, stored.status, stored.response)
-    const mayTakeOver =
-      stored.leaseMs <= now_ms && (await withDatabaseFailure(takeOverRequest(this.#database, stored, claim.leaseMs)))
-    if (!mayTakeOver) throw new DomainError('idempotency_conflict', { retryAfterSeconds: 1 })
-    return this.#run(request, { ...stored, leaseMs: claim.leaseMs }, true, run)
+    const isLeft = stored.leaseMs <= now_ms || (await withDatabaseFailure(this.#presence.isGone(stored.processId)))
+    if (!isLeft || !(await withDatabaseFailure(takeOverRequest(this.#database, stored, claim)))) throw stillRunning()
+    const { leaseMs, processId } = claim
+    return this.#run(request, { ...stored, leaseMs, processId }, true, run)
   }
 
   async #insert(claim: Claim, now_ms: number): Promise<boolean> {
@@ -148,32 +156,53 @@ export class IdempotencyService {
     }
   }
 
+  /** A process that stood still since it began to take the key asks whether it still has it. @returns null when another one has */
+  async #keep(claim: Claim, began_ms: number): Promise<Claim | null> {
+    const now_ms = this.#clock.now()
+    if (now_ms - began_ms < UNSEEN_MS) return claim
+    const renewed = { ...claim, leaseMs: now_ms + LEASE_MS, processId: this.#presence.processId }
+    return (await withDatabaseFailure(takeOverRequest(this.#database, claim, renewed))) ? renewed : null
+  }
+
   async #run(request: OnceRequest, claim: Claim, resumed: boolean, run: Parameters<Guards['once']>[1]): Promise<OperationResult> {
+    let result: OperationResult
     try {
-      const result = await run(claim.operationId, resumed)
-      await this.#store(request, claim, result)
-      return result
+      result = await run(claim.operationId, resumed)
     } catch (error) {
-      if (error instanceof DomainError && error.status < 500 && !error.retryable)
-        await this.#store(request, claim, { status: error.status, body: error.toBody() })
-      // Refused before anything was decided, and worth another try: the key is free again. Not so when an earlier run may have done the work.
-      else if (!resumed && error instanceof DomainError && (error.code === 'overloaded' || error.status < 500))
+      if (error instanceof DomainError && error.status < 500 && !error.retryable) {
+        const stored = await this.#store(request, claim, { status: error.status, body: error.toBody() })
+        if (stored !== null) return stored
+      } else if (!resumed && error instanceof DomainError && (error.code === 'overloaded' || error.status < 500)) {
+        // Refused before anything was decided, and worth another try: the key is free again. Not so when an earlier run may have done the work.
         await deleteRequest(this.#database, claim).catch(() => {})
-      else await this.#giveUp(claim)
+      } else await this.#giveUp(claim)
       throw error
     }
+    return (await this.#store(request, claim, result)) ?? result
   }
 
   /** Nobody knows whether it was done: the next try finds out, at once instead of after the lease. */
-  #giveUp(claim: Claim): Promise<void> {
-    return this.#persistence.attempt(claim.leaseMs, () => takeOverRequest(this.#database, claim, this.#clock.now()))
+  async #giveUp(claim: Claim): Promise<void> {
+    const nobody = { leaseMs: this.#clock.now(), processId: null }
+    await this.#persistence.attempt(claim.leaseMs, () => takeOverRequest(this.#database, claim, nobody))
   }
 
-  /** The work is done. If its response is never stored, a retry runs into the lease and then finds the work by its operation id. */
-  #store(request: OnceRequest, claim: Claim, result: OperationResult): Promise<void> {
+  /**
+   * The work is done. If its response is never stored, a retry runs into the lease and then finds the work by its operation id.
+   * @returns the answer of whoever took the request over while this process stood still, as a request has one answer; else null
+   * @throws DomainError `idempotency_conflict` when that one is not done yet
+   */
+  async #store(request: OnceRequest, claim: Claim, result: OperationResult): Promise<OperationResult | null> {
     const body = Buffer.from(JSON.stringify(result.body))
     const response = request.sealWith === undefined ? body : seal(body, request.sealWith)
-    return this.#persistence.attempt(claim.leaseMs, () => storeResponse(this.#database, claim, result.status, response))
+    const isHeld = await this.#persistence.attempt(claim.leaseMs, () =>
+      storeResponse(this.#database, claim, result.status, response),
+    )
+    if (isHeld !== false) return null
+    const stored = await withDatabaseFailure(findRequest(this.#database, claim.accountId, claim.key))
+    if (stored?.operationId !== claim.operationId) return null
+    if (stored.status === null || stored.response === null) throw stillRunning()
+    return replay(request, stored.status, stored.response)
   }
 
   /** Housekeeping: removes at most `limit` expired rows of each kind. */
@@ -181,6 +210,8 @@ export class IdempotencyService {
     return purgeExpired(this.#database, this.#clock.now(), limit)
   }
 }
+
+const stillRunning = (): DomainError => new DomainError('idempotency_conflict', { retryAfterSeconds: 1 })
 
 function fingerprintOf(request: OnceRequest): Buffer {
   const hash = createHash('sha256').update(JSON.stringify([request.operation, request.boundTo ?? null, sorted(request.input)]))

@@ -1,4 +1,4 @@
-import { and, eq, gt, lte, sql } from 'drizzle-orm'
+import { and, eq, gt, isNull, lte, sql } from 'drizzle-orm'
 import { Parameters } from '../db/array-literal.ts'
 import type { Database } from '../db/client.ts'
 import { idempotencyKeys, idempotentRequests } from './tables.ts'
@@ -46,7 +46,10 @@ export async function claimKeys(
 const nameOf = (check: KeyCheck): string => `${check.accountId} ${check.key}`
 
 export type IdempotentRequest = typeof idempotentRequests.$inferSelect
-export type Claim = Pick<IdempotentRequest, 'accountId' | 'key' | 'fingerprint' | 'operationId' | 'leaseMs' | 'expiresMs'>
+export type Claim = Pick<
+  IdempotentRequest,
+  'accountId' | 'key' | 'fingerprint' | 'operationId' | 'leaseMs' | 'processId' | 'expiresMs'
+>
 
 /** Takes a key for a first request; an expired row counts as none. @returns false when a live row is there */
 export async function insertRequest({ orm }: Database, claim: Claim, now_ms: number): Promise<boolean> {
@@ -59,6 +62,7 @@ export async function insertRequest({ orm }: Database, claim: Claim, now_ms: num
         fingerprint: claim.fingerprint,
         operationId: claim.operationId,
         leaseMs: claim.leaseMs,
+        processId: claim.processId,
         expiresMs: claim.expiresMs,
         status: null,
         response: null,
@@ -75,36 +79,45 @@ export async function findRequest({ orm }: Database, accountId: string, key: str
 }
 
 /** Gives a request whose response is not stored yet a new lease. @returns false when someone else was quicker */
-export async function takeOverRequest({ orm }: Database, request: Claim, leaseMs: number): Promise<boolean> {
+export async function takeOverRequest(
+  { orm }: Database,
+  request: Claim,
+  by: Pick<Claim, 'leaseMs' | 'processId'>,
+): Promise<boolean> {
   const rows = await orm
     .update(idempotentRequests)
-    .set({ leaseMs })
-    .where(and(...heldAs(request), sql`${idempotentRequests.status} is null`))
+    .set({ leaseMs: by.leaseMs, processId: by.processId })
+    .where(and(isHeldBy(request), isNull(idempotentRequests.status)))
     .returning({ key: idempotentRequests.key })
   return rows.length > 0
 }
 
-/** Stores the response of the process that holds the lease; one that lost it while it stood still changes nothing. */
-export async function storeResponse({ orm }: Database, claim: Claim, status: number, response: Buffer): Promise<void> {
-  await orm
+/** Stores the response of the process that holds the lease. @returns false when it lost it, as while it stood still: nothing is changed */
+export async function storeResponse({ orm }: Database, claim: Claim, status: number, response: Buffer): Promise<boolean> {
+  const rows = await orm
     .update(idempotentRequests)
-    .set({ status, response })
-    .where(and(...heldAs(claim)))
+    .set({ status, response, processId: null })
+    .where(isHeldBy(claim))
+    .returning({ key: idempotentRequests.key })
+  return rows.length > 0
 }
 
 /** Frees a key whose request failed in a way that trying again may cure, unless another process has taken the request over. */
 export async function deleteRequest({ orm }: Database, claim: Claim): Promise<void> {
-  await orm.delete(idempotentRequests).where(and(...heldAs(claim), sql`${idempotentRequests.status} is null`))
+  await orm.delete(idempotentRequests).where(and(isHeldBy(claim), isNull(idempotentRequests.status)))
 }
 
 const requestIs = (accountId: string, key: string) =>
   and(eq(idempotentRequests.accountId, accountId), eq(idempotentRequests.key, key))
-/** The request under the very lease that was claimed: nobody has taken it over since. */
-const heldAs = (claim: Claim) => [
-  requestIs(claim.accountId, claim.key),
-  eq(idempotentRequests.operationId, claim.operationId),
-  eq(idempotentRequests.leaseMs, claim.leaseMs),
-]
+
+/** Each taking changes lease or process: whoever took it before holds it no more. */
+const isHeldBy = ({ accountId, key, operationId, leaseMs, processId }: Claim) =>
+  and(
+    requestIs(accountId, key),
+    eq(idempotentRequests.operationId, operationId),
+    eq(idempotentRequests.leaseMs, leaseMs),
+    processId === null ? isNull(idempotentRequests.processId) : eq(idempotentRequests.processId, processId),
+  )
 
 /** Deletes rows that have expired, at most `limit` of each kind. @returns how many */
 export async function purgeExpired({ orm }: Database, now_ms: number, limit: number): Promise<number> {

@@ -24,8 +24,10 @@ export const idempotentRequests = pgTable(
     fingerprint: bytea('fingerprint').notNull(),
     /** The id the operation gives to whatever it creates: a second run after a crash finds the first one's work. */
     operationId: uuid('operation_id').notNull(),
-    /** While running: until when the first request owns the key. A later one may take over after that. */
+    /** While running: until when the first request owns the key. A later one may take over after that, or once its process is gone. */
     leaseMs: ms('lease_ms').notNull(),
+    /** While running: the process that runs it; null for one that others do not see. */
+    processId: uuid('process_id'),
     status: integer('status'),
     response: bytea('response'),
     expiresMs: ms('expires_ms').notNull(),

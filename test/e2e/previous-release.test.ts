@@ -1,10 +1,12 @@
 import { execFileSync } from 'node:child_process'
 import { mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { Client } from '../support/client.ts'
 import { createTestDatabase, type TestDatabase } from '../support/databases.ts'
 import { findDifferences, findWrongBalances, openSql, pick, randomFrom, runSeed, spread, type TestSql } from '../support/load.ts'
+import { startPriceSource } from '../support/price-source.ts'
 import { type Server, startServer } from '../support/server.ts'
 import { Workload } from '../support/workload.ts'
 
@@ -33,13 +35,16 @@ describe('the previous release on the schema of this one', () => {
     rmSync(folder, { recursive: true, force: true })
   })
 
-  async function prepare(change?: string): Promise<{ home: TestDatabase; sql: TestSql; old: Server; client: Client }> {
+  async function prepare(
+    change?: string,
+    env: Record<string, string> = {},
+  ): Promise<{ home: TestDatabase; sql: TestSql; old: Server; client: Client }> {
     const home = await createTestDatabase('postgres')
     undo.push(() => home.drop())
     const sql = openSql(home.url!)
     undo.push(() => sql.end())
     if (change !== undefined) await sql.unsafe(change)
-    const old = await startServer({ databaseUrl: home.url, main, env: { SIGNUP_TRIAL_OPS: '0' } })
+    const old = await startServer({ databaseUrl: home.url, main, env: { SIGNUP_TRIAL_OPS: '0', ...env } })
     undo.push(() => old.stop())
     const client = new Client(old.origin, { sockets: WIDTH })
     undo.push(async () => client.close())
@@ -87,6 +92,28 @@ describe('the previous release on the schema of this one', () => {
     expect(await findWrongBalances(sql)).toEqual([])
     expect(await findDifferences(home.url!)).toEqual([])
     for (const one of [old, server]) expect(one.logs()).not.toMatch(/"level":(50|60)/)
+  })
+
+  it('runs for as long as its lease allows what it has begun: the current one does not miss its sign of life', async () => {
+    const source = await startPriceSource()
+    undo.push(async () => source.close())
+    source.hold()
+    const env = { PRICES_URL: source.url }
+    const { home, client } = await prepare(undefined, env)
+    const server = await startServer({ databaseUrl: home.url, env })
+    undo.push(() => server.stop())
+    const current = new Client(server.origin)
+    undo.push(async () => current.close())
+    const refresh = (one: Client) =>
+      one.send({ method: 'POST', path: '/v1/admin/price-cache/refresh', admin: true, body: {}, idempotencyKey: 'k' })
+    const running = refresh(client)
+    await expect.poll(() => source.asked).toBe(1)
+    for (const end = Date.now() + 7_000; Date.now() < end; await sleep(200)) expect((await refresh(current)).status).toBe(409)
+    source.answer()
+    const { status, body } = await running
+    expect(status).toBe(200)
+    expect((await refresh(current)).body).toEqual(body)
+    expect(source.asked).toBe(1)
   })
 
   it.each([

@@ -22,6 +22,8 @@ import { Workload } from '../../support/workload.ts'
 const KILLS = 4
 const WIDTH = 64
 const RETRIED = Number(process.env.E2E_RETRIED ?? 1500)
+/** Longer than a process that is dead passes for one that lives, and shorter than one that lives may take for a request. */
+const TAKEN_UP_MS = 20_000
 
 describe('server processes that are killed', () => {
   let home: TestDatabase
@@ -97,13 +99,14 @@ describe('server processes that are killed', () => {
         return attempt === 0 && index % 2 === 0 ? fleet.clients[0]! : pick(random, fleet.clients)
       }
       const name = `clear-${index}`
-      const clear = await untilAnswered((attempt) => target(attempt).clear(key, input, { idempotencyKey: name }))
+      const clear = await untilAnswered((attempt) => target(attempt).clear(key, input, { idempotencyKey: name }), TAKEN_UP_MS)
       if (clear.body.clearance_id === undefined) throw new Error(`refused: ${JSON.stringify(clear.body)}`)
       ids.set(name, clear.body.clearance_id)
       if (index % 3 !== 0) return
       const usage = { agent_id: 'worker', actual_input_tokens: 10, actual_output_tokens: 10 }
-      const settle = await untilAnswered((attempt) =>
-        target(attempt).reconcile(key, usage, { idempotencyKey: `settle-${index}` }),
+      const settle = await untilAnswered(
+        (attempt) => target(attempt).reconcile(key, usage, { idempotencyKey: `settle-${index}` }),
+        TAKEN_UP_MS,
       )
       if (settle.status !== 200) throw new Error(`not settled: ${JSON.stringify(settle.body)}`)
       settled.push(settle.body.clearance_id)

@@ -12,7 +12,7 @@ import { LOG_PREFIX, statementsIn, withoutAccount } from '../../support/statemen
 const MIGRATIONS = join(import.meta.dirname, '../../../migrations')
 
 /** Tables without an account, or looked up before it is known: docs/operations.md says where each goes when the rest is distributed. */
-const SHARED = ['chain_cursors', 'figures', 'gvnr_migrations', 'leases', 'outflows', 'price_lists', 'throttles']
+const SHARED = ['chain_cursors', 'figures', 'gvnr_migrations', 'leases', 'outflows', 'price_lists', 'processes', 'throttles']
 const BY_SECRET = ['api_keys', 'approvals', 'sessions']
 const BY_CHAIN = ['credits', 'payment_intents', 'receiving_addresses']
 const NOT_DISTRIBUTED = [...SHARED, ...BY_SECRET, ...BY_CHAIN]

@@ -7,6 +7,8 @@ import { NOON, openTestApp } from '../../support/app.ts'
 import { createTestDatabase, describeEachDatabase } from '../../support/databases.ts'
 
 const QUEUE = { maxBatch: 32, maxQueue: 10_000 }
+/** Keys are taken in one step: no process runs them. */
+const presence = { processId: null, isGone: async () => false }
 const newAccount = () => uuidv7(NOON)
 
 describeEachDatabase('idempotency_check', (openTestDatabase) => {
@@ -17,7 +19,7 @@ describeEachDatabase('idempotency_check', (openTestDatabase) => {
 
   it('tells exactly one of 200 simultaneous calls on two services that it is the first, and all the TTL it stored', async () => {
     const clock = new ManualClock(NOON)
-    const services = [0, 1].map(() => new IdempotencyService({ database, clock }, QUEUE))
+    const services = [0, 1].map(() => new IdempotencyService({ database, clock, presence }, QUEUE))
     const account = newAccount()
     const answers = await Promise.all(
       Array.from({ length: 200 }, (_, turn) => services[turn % 2]!.check(account, 'invoice-4711', 60 + turn)),
@@ -29,7 +31,7 @@ describeEachDatabase('idempotency_check', (openTestDatabase) => {
   })
 
   it('keeps accounts and keys apart', async () => {
-    const service = new IdempotencyService({ database, clock: new ManualClock(NOON) }, QUEUE)
+    const service = new IdempotencyService({ database, clock: new ManualClock(NOON), presence }, QUEUE)
     const keys = ['k', 'K', 'k ', '"', '{}', 'null', ',', '\\', 'é', 'e\u0301']
     const accounts = [newAccount(), newAccount()]
     const ask = () => Promise.all(accounts.flatMap((account) => keys.map((key) => service.check(account, key, 60))))
@@ -39,7 +41,7 @@ describeEachDatabase('idempotency_check', (openTestDatabase) => {
 
   it('opens a key again when its time is over, not before, and not when a later call asked for more', async () => {
     const clock = new ManualClock(NOON)
-    const service = new IdempotencyService({ database, clock }, QUEUE)
+    const service = new IdempotencyService({ database, clock, presence }, QUEUE)
     const account = newAccount()
     expect(await service.check(account, 'k', 10)).toEqual({ first: true, ttlRemainingSeconds: 10 })
     clock.advance(3500)
@@ -53,7 +55,7 @@ describeEachDatabase('idempotency_check', (openTestDatabase) => {
 
   it('purges what has expired and nothing else, a bounded number at a time', async () => {
     const clock = new ManualClock(NOON + 365 * 86_400_000)
-    const service = new IdempotencyService({ database, clock }, QUEUE)
+    const service = new IdempotencyService({ database, clock, presence }, QUEUE)
     while ((await service.purge(1000)) > 0);
     const account = newAccount()
     for (const key of ['a', 'b', 'c']) await service.check(account, key, 10)
@@ -112,7 +114,7 @@ describe('idempotency_check in several processes on one PostgreSQL', () => {
     const databases = await Promise.all([0, 1].map(() => openDatabase(home)))
     try {
       const clock = new ManualClock(NOON)
-      const services = databases.map((database) => new IdempotencyService({ database, clock }, QUEUE))
+      const services = databases.map((database) => new IdempotencyService({ database, clock, presence }, QUEUE))
       const account = newAccount()
       for (let round = 0; round < 5; round++) {
         const answers = await Promise.all(

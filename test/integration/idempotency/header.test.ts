@@ -1,10 +1,13 @@
+import { randomUUID } from 'node:crypto'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { hashOf } from '../../../src/accounts/keys.ts'
 import { verifyBalances } from '../../../src/budgets/verify.ts'
 import { ManualClock } from '../../../src/core/clock.ts'
 import { DomainError } from '../../../src/core/errors.ts'
 import { uuidv7 } from '../../../src/core/ids.ts'
+import { createLog } from '../../../src/core/log.ts'
 import type { OperationResult } from '../../../src/core/operation.ts'
+import { Presence } from '../../../src/db/presence.ts'
 import { IdempotencyService } from '../../../src/idempotency/service.ts'
 import { ADMIN_SECRET, type ApiResponse, envelopePath, expectStatus, NOON, openTestApp, type TestApp } from '../../support/app.ts'
 import { describeEachDatabase } from '../../support/databases.ts'
@@ -324,9 +327,12 @@ describeEachDatabase('the Idempotency-Key header', (openTestDatabase) => {
       sealWith: undefined,
     })
     const ok: OperationResult = { status: 200, body: { done: true } }
-    const newGuard = () => {
+    const newGuard = (processId: string | null = null) => {
       const clock = new ManualClock(NOON)
-      return { clock, guard: new IdempotencyService({ database: test.database, clock }, QUEUE) }
+      const { database } = test
+      const presence = new Presence({ database, log: createLog('silent') })
+      const as = { processId, isGone: presence.isGone.bind(presence) }
+      return { clock, guard: new IdempotencyService({ database, clock, presence: as }, QUEUE) }
     }
     const isRunning = (accountId: string) =>
       expect
@@ -440,6 +446,122 @@ describeEachDatabase('the Idempotency-Key header', (openTestDatabase) => {
       wake({ status: 200, body: { by: 'the sleeper' } })
       await sleeper
       expect((await guard.once(same, failing(new Error('no')))).body).toEqual({ by: 'the second' })
+    })
+
+    describe('of a process that others see', () => {
+      const [runner, witness] = [randomUUID(), randomUUID()]
+      /** How long ago the runner was last seen. The witness was all the time. */
+      const seen = (ago_ms: number) =>
+        test.database.sql.unsafe(
+          `insert into processes select id, t - 9000, t - ago from (select (extract(epoch from clock_timestamp()) * 1000)::bigint t) now,
+             (values ($1::uuid, $2::bigint), ($3::uuid, 0)) u(id, ago)
+           on conflict (process_id) do update set seen_ms = excluded.seen_ms, since_ms = excluded.since_ms`,
+          [runner, String(ago_ms), witness],
+        )
+      const begin = async (same: ReturnType<typeof request>) => {
+        let finish: (result: OperationResult | Error) => void = () => {}
+        let id = ''
+        const answer = newGuard(runner).guard.once(same, async (operationId) => {
+          id = operationId
+          const result = await new Promise<OperationResult | Error>((resolve) => (finish = resolve))
+          if (result instanceof Error) throw result
+          return result
+        })
+        answer.catch(() => {})
+        await expect.poll(() => id).not.toBe('')
+        return { id, answer, finish: (result: OperationResult | Error) => finish(result) }
+      }
+
+      it('runs a request for as long as the process lives', async () => {
+        const same = request('k')
+        await seen(0)
+        const { finish, answer } = await begin(same)
+        const { guard, clock } = newGuard(witness)
+        clock.advance(29_999)
+        await seen(4_000)
+        await expect(guard.once(same, failing(new Error('ran twice')))).rejects.toMatchObject({ code: 'idempotency_conflict' })
+        finish(ok)
+        expect(await answer).toEqual(ok)
+        expect(await guard.once(same, failing(new Error('ran twice')))).toEqual({ ...ok, replayed: true })
+      })
+
+      it('takes it up at once when the process is gone: one of many, under the same id', async () => {
+        const same = request('k')
+        await seen(0)
+        const { id } = await begin(same)
+        await seen(6_000)
+        const runs: unknown[] = []
+        const answers = await Promise.allSettled(
+          Array.from({ length: 20 }, () =>
+            newGuard(witness).guard.once(same, async (...given) => {
+              runs.push(given)
+              return ok
+            }),
+          ),
+        )
+        expect(runs).toEqual([[id, true]])
+        for (const answer of answers) {
+          if (answer.status === 'rejected') expect(answer.reason).toMatchObject({ code: 'idempotency_conflict' })
+        }
+        expect(await newGuard().guard.once(same, failing(new Error('ran twice')))).toEqual({ ...ok, replayed: true })
+      })
+
+      it('waits for the lease of a request that names no process', async () => {
+        const same = request('k')
+        await seen(6_000)
+        const { finish } = await begin(same)
+        await test.database.sql.unsafe('update idempotent_requests set process_id = null where account_id = $1', [same.accountId])
+        const { guard, clock } = newGuard(witness)
+        clock.advance(29_999)
+        await expect(guard.once(same, failing(new Error('ran twice')))).rejects.toMatchObject({ code: 'idempotency_conflict' })
+        clock.advance(1)
+        expect(await guard.once(same, async () => ok)).toEqual(ok)
+        finish(ok)
+      })
+
+      it.each([
+        ['a result', { status: 200, body: { by: 'the sleeper' } }],
+        ['a refusal', new DomainError('not_found')],
+      ])('that comes back with %s gives the answer of the one that took over', async (_, late) => {
+        const same = request('k')
+        await seen(0)
+        const { finish, answer } = await begin(same)
+        await seen(6_000)
+        const second = { status: 200, body: { by: 'the second' } }
+        expect(await newGuard(witness).guard.once(same, async () => second)).toEqual(second)
+        finish(late)
+        expect(await answer).toEqual({ ...second, replayed: true })
+      })
+
+      it('that comes back before the one that took over is done has no answer yet', async () => {
+        const same = request('k')
+        await seen(0)
+        const { finish, answer } = await begin(same)
+        await seen(6_000)
+        let end: ((result: OperationResult) => void) | undefined
+        const second = newGuard(witness).guard.once(same, () => new Promise((resolve) => (end = resolve)))
+        await expect.poll(() => end).toBeDefined()
+        finish({ status: 200, body: { by: 'the sleeper' } })
+        await expect(answer).rejects.toMatchObject({ code: 'idempotency_conflict' })
+        end?.(ok)
+        expect(await second).toEqual(ok)
+        expect(await newGuard().guard.once(same, failing(new Error('ran twice')))).toEqual({ ...ok, replayed: true })
+      })
+
+      it('keeps what it was slow to begin when nobody took it up', async () => {
+        const same = request('k')
+        const { guard, clock } = newGuard(runner)
+        const answer = guard.once(same, async (_id, resumed) => ({ status: 200, body: { resumed } }))
+        clock.advance(20_000)
+        expect(await answer).toEqual({ status: 200, body: { resumed: false } })
+        expect(await guard.once(same, failing(new Error('ran twice')))).toMatchObject({
+          body: { resumed: false },
+          replayed: true,
+        })
+        const [row] = await test.database.sql.unsafe('select * from idempotent_requests where account_id = $1', [same.accountId])
+        // From when it went on; and what is done belongs to no process.
+        expect(row).toMatchObject({ lease_ms: BigInt(NOON + 50_000), process_id: null })
+      })
     })
 
     it('does not free the key of a request that another process has taken over', async () => {
