@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { Client } from '../support/client.ts'
 import { createTestDatabase, type TestDatabase } from '../support/databases.ts'
+import { startReceiver, until } from '../support/humans.ts'
 import { findDifferences, findWrongBalances, openSql, pick, randomFrom, runSeed, spread, type TestSql } from '../support/load.ts'
 import { type Server, startServer } from '../support/server.ts'
 import { Workload } from '../support/workload.ts'
@@ -33,13 +34,16 @@ describe('the previous release on the schema of this one', () => {
     rmSync(folder, { recursive: true, force: true })
   })
 
-  async function prepare(change?: string): Promise<{ home: TestDatabase; sql: TestSql; old: Server; client: Client }> {
+  async function prepare(
+    change?: string,
+    settings: Record<string, string> = {},
+  ): Promise<{ home: TestDatabase; sql: TestSql; old: Server; client: Client }> {
     const home = await createTestDatabase('postgres')
     undo.push(() => home.drop())
     const sql = openSql(home.url!)
     undo.push(() => sql.end())
     if (change !== undefined) await sql.unsafe(change)
-    const old = await startServer({ databaseUrl: home.url, main, env: { SIGNUP_TRIAL_OPS: '0' } })
+    const old = await startServer({ databaseUrl: home.url, main, env: { SIGNUP_TRIAL_OPS: '0', ...settings } })
     undo.push(() => old.stop())
     const client = new Client(old.origin, { sockets: WIDTH })
     undo.push(async () => client.close())
@@ -88,6 +92,38 @@ describe('the previous release on the schema of this one', () => {
     expect(await findDifferences(home.url!)).toEqual([])
     for (const one of [old, server]) expect(one.logs()).not.toMatch(/"level":(50|60)/)
   })
+
+  it('delivers beside it what either of them queued, in order', async () => {
+    const receiver = await startReceiver()
+    undo.push(() => receiver.close())
+    const settings = { OUTBOUND_ALLOW_PRIVATE: 'on' }
+    const { home, old, client } = await prepare(undefined, settings)
+    const server = await startServer({ databaseUrl: home.url, env: settings })
+    undo.push(() => server.stop())
+    const current = new Client(server.origin)
+    undo.push(async () => current.close())
+    for (const [name, asked, decided] of [
+      ['old', client, current],
+      ['new', current, client],
+    ] as const) {
+      const { key } = await asked.createAccount(0)
+      const post = (by: Client, path: string, body: object) =>
+        by.send<{ approval_id: string }>({ method: 'POST', path, key, body })
+      const made = await post(asked, '/v1/webhooks', { url: `${receiver.origin}/${name}` })
+      // The first attempt fails, so that the decision is queued behind the request.
+      receiver.fail(500)
+      const { status, body } = await post(asked, '/v1/approval/request', { agent_id: 'a', action_summary: 'x' })
+      await until(() => receiver.received.length > 0, 'the first attempt')
+      const answer = await post(decided, `/approve/${body.approval_id}/decide`, { decision: 'approved' })
+      expect([made.status, status, answer.status]).toEqual([201, 200, 200])
+      const types = () => receiver.received.map((one) => `${one.path} ${(JSON.parse(one.body) as { type: string }).type}`)
+      await until(() => types().length === 3, 'the second attempt and the decision', 20_000)
+      const [request, decision] = [`/${name} approval.requested`, `/${name} approval.decided`]
+      expect(types()).toEqual([request, request, decision])
+      receiver.received.splice(0)
+    }
+    for (const one of [old, server]) expect(one.logs()).not.toMatch(/"level":(50|60)/)
+  }, 90_000)
 
   it.each([
     ['renames a column', 'alter table holds rename column model to model_id'],
