@@ -120,6 +120,15 @@ export const contenderOf = (context: Context, variant: Variant): Contender => ({
     ),
 })
 
+/** Durable commits of one small row each, on so many connections: as fast as they go, or at a rate. */
+export const commitsOf = (
+  { measure, effort }: Context,
+  { name, ...asked }: { name: string; url: string; connections: number; rate_per_s?: number },
+): Contender => ({
+  name,
+  run: () => measure.commits({ rate_per_s: null, ...asked, warmup_ms: effort.warmup_ms, duration_ms: effort.burst_ms }),
+})
+
 /**
  * Runs every contender once per round in short bursts, beginning at another one in each round, so that what disturbs the machine for a
  * while disturbs them alike: figures of one round may be compared, and medians are taken over rounds.

@@ -1,23 +1,13 @@
 import { paceOf } from '../src/usage/forecast.ts'
 import type { SpendPoint } from '../src/usage/service.ts'
 import type { Context } from './context.ts'
+import { randomSource } from './statistics.ts'
 
 const HOUR = 3_600_000
 const STEP_MS = 300_000
 const STEPS_PER_HOUR = HOUR / STEP_MS
 const LOOKBACK_HOURS = 6
 const DAYS = 14
-
-/** Numbers from 0 to 1, the same on every run (mulberry32). */
-function randomFrom(seed: number): () => number {
-  let state = seed
-  return () => {
-    state = (state + 0x6d2b79f5) | 0
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state)
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 4_294_967_296
-  }
-}
 
 type Shape = (hour: number, random: () => number) => number
 const calls = (mean: number, random: () => number): number => {
@@ -84,7 +74,7 @@ export async function forecast({ report }: Pick<Context, 'report'>): Promise<voi
 }
 
 function seriesOf(shape: Shape, name: string): SpendPoint[] {
-  const random = randomFrom([...name].reduce((seed, letter) => seed * 31 + letter.charCodeAt(0), 7))
+  const random = randomSource([...name].reduce((seed, letter) => seed * 31 + letter.charCodeAt(0), 7))
   return Array.from({ length: DAYS * 24 * STEPS_PER_HOUR }, (_, index) => {
     const usd = shape(index / STEPS_PER_HOUR, random)
     return { at_ms: index * STEP_MS, spent: BigInt(Math.round(usd * 1e9)), calls: usd > 0 ? 1 : 0 }

@@ -1,6 +1,6 @@
 import {
-  type Contender,
   type Context,
+  commitsOf,
   contenderOf,
   interleave,
   preparePglite,
@@ -35,17 +35,6 @@ export async function latency(context: Context): Promise<void> {
   await warmUp(context, [postgres, pglite], WORKLOAD)
   const hasMcp = await answersMcp(postgres.port, keyOf(0))
   if (!hasMcp) context.report.note('MCP left out: /mcp does not answer tools/call')
-  const commit = (name: string, connections: number, rate_per_s: number | null): Contender => ({
-    name,
-    run: () =>
-      context.measure.commits({
-        url,
-        connections,
-        warmup_ms: context.effort.warmup_ms,
-        duration_ms: context.effort.burst_ms,
-        rate_per_s,
-      }),
-  })
   const sources: Pick<Variant, 'name' | 'workload' | 'servers'>[] = [
     { name: 'bare route', workload: { ...WORKLOAD, kind: 'bare' }, servers: [bare] },
     { name: 'REST clear, PostgreSQL', workload: WORKLOAD, servers: [postgres] },
@@ -56,8 +45,8 @@ export async function latency(context: Context): Promise<void> {
   ]
   const variants = sources.map((source): Variant => ({ ...source, connections: CONNECTIONS, rate_per_s: RATE }))
   const samples = await interleave(context, [
-    commit(COMMIT, 1, null),
-    commit(`a durable commit at ${RATE}/s`, 16, RATE),
+    commitsOf(context, { name: COMMIT, url, connections: 1 }),
+    commitsOf(context, { name: `a durable commit at ${RATE}/s`, url, connections: 16, rate_per_s: RATE }),
     ...variants.map((variant) => contenderOf(context, variant)),
   ])
   for (const server of [bare, postgres, pglite]) await server.stop()

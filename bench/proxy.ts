@@ -1,6 +1,6 @@
 import {
-  type Contender,
   type Context,
+  commitsOf,
   contenderOf,
   interleave,
   preparePostgres,
@@ -94,7 +94,7 @@ async function plainCalls(context: Context, ways: readonly Way[], url: string, w
   const variants = ways.map(({ name, server }): Variant => ({ name, workload, servers: [server], connections: CONNECTIONS }))
   const samples = await interleave(context, [
     ...variants.map((variant) => contenderOf(context, variant)),
-    commits(context, url, CONNECTIONS, `one commit each, ${CONNECTIONS}`),
+    commitsOf(context, { name: `one commit each, ${CONNECTIONS}`, url, connections: CONNECTIONS }),
   ])
   report.samples(answer_ms === 0 ? 'proxy' : 'proxy, slow provider', samples)
   const direct = samples.get('direct')
@@ -108,24 +108,12 @@ async function plainCalls(context: Context, ways: readonly Way[], url: string, w
   report.target({ what: `proxy, plain calls ÷ direct, ${provider}`, wanted: '0.5', measured: short(ratio), isMet: ratio >= 0.5 })
 }
 
-const commits = (context: Context, url: string, connections: number, name: string): Contender => ({
-  name,
-  run: () =>
-    context.measure.commits({
-      url,
-      connections,
-      warmup_ms: context.effort.warmup_ms,
-      duration_ms: context.effort.burst_ms,
-      rate_per_s: null,
-    }),
-})
-
 /** One stream at a time: how much later its first byte comes. */
 async function firstBytes(context: Context, ways: readonly Way[], clients: Clients, url: string): Promise<void> {
   const { effort, report } = context
   const body = chatBody({ stream: true, metadata: { events: '5' } })
   const found = new Map<string, number[]>([...ways.map(({ name }): [string, number[]] => [name, []]), [COMMIT, []]])
-  const commit = commits(context, url, 1, COMMIT)
+  const commit = commitsOf(context, { name: COMMIT, url, connections: 1 })
   for (let round = 0; round < effort.rounds; round++) {
     for (const { name, server } of ways) {
       const result = await clients.run(

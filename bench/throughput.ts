@@ -2,6 +2,7 @@ import { runPgbench } from './commits.ts'
 import {
   type Contender,
   type Context,
+  commitsOf,
   contenderOf,
   interleave,
   preparePglite,
@@ -69,7 +70,7 @@ export async function throughput(context: Context): Promise<void> {
         connections: count,
       }),
     ),
-    ...COMMIT_CONNECTIONS.map((count) => commitContender(context, url, count)),
+    ...COMMIT_CONNECTIONS.map((connections) => commitsOf(context, { name: commitName(connections), url, connections })),
     ...variants.map((variant) => contenderOf(context, variant)),
   ]
   const samples = await interleave(context, contenders)
@@ -128,18 +129,6 @@ function variantsOf({ effort }: Context, servers: Servers, hasMcp: boolean): Var
   }
   return variants
 }
-
-const commitContender = (context: Context, url: string, connections: number): Contender => ({
-  name: commitName(connections),
-  run: () =>
-    context.measure.commits({
-      url,
-      connections,
-      warmup_ms: context.effort.warmup_ms,
-      duration_ms: context.effort.burst_ms,
-      rate_per_s: null,
-    }),
-})
 
 async function bestPgbench(context: Context, url: string): Promise<number> {
   const rates: number[] = []

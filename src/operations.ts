@@ -4,6 +4,7 @@ import { type ApprovalDeps, approvalOperations } from './approvals/operations.ts
 import { type AuditDeps, auditOperations } from './audit/operations.ts'
 import { type BillingDeps, billingOperations } from './billing/operations.ts'
 import { budgetAdminOperations } from './budgets/admin.operations.ts'
+import { envelopeOperations } from './budgets/envelope.operations.ts'
 import { type BudgetDeps, budgetOperations } from './budgets/operations.ts'
 import type { Operation } from './core/operation.ts'
 import { type DashboardOperationDeps, dashboardOperations } from './dashboard/operations.ts'
@@ -31,6 +32,7 @@ export type OperationDeps = AccountDeps &
 /** Everything the product can do. Routes, MCP tools, OpenAPI and the tests of rights are derived from this list. */
 export const operations: readonly Operation<OperationDeps>[] = [
   ...budgetOperations,
+  ...envelopeOperations,
   ...bookingOperations,
   ...rateOperations,
   ...idempotencyOperations,

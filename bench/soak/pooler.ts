@@ -4,7 +4,7 @@ import { chownSync, mkdirSync, writeFileSync } from 'node:fs'
 import { connect } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { freePort } from '../servers.ts'
+import { freePort } from '../../test/support/free-port.ts'
 
 const NOBODY_ID = 65534
 const START_TIMEOUT_MS = 10_000

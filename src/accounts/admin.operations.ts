@@ -2,8 +2,8 @@ import { z } from 'zod'
 import { isUuid } from '../core/ids.ts'
 import { nanousdFromUsd } from '../core/money.ts'
 import { defineOperation } from '../core/operation.ts'
-import { agentIdSchema, integer, text } from '../core/text.ts'
-import { type AccountDeps, keyJson, keyView, MAX_KEY_SECONDS, ops, scopeSchema, secretKey } from './operations.ts'
+import { integer, text } from '../core/text.ts'
+import { type AccountDeps, keyJson, keyView, newKeyInput, ops, secretKey } from './operations.ts'
 
 const OPS_PER_USD = 1000
 const MAX_GRANT_OPS = 1_000_000_000
@@ -63,10 +63,7 @@ export const generateKey = defineOperation({
   input: z
     .object({
       account_id: z.string().refine(isUuid, 'must be an account_id, as GET /v1/account shows it').optional(),
-      name: text(1, 100).optional(),
-      scope: scopeSchema.optional().describe('owner when left out; agent when agent_id is given'),
-      agent_id: agentIdSchema.optional(),
-      expires_in_seconds: integer(1, MAX_KEY_SECONDS).optional(),
+      ...newKeyInput,
     })
     .superRefine((input, context) => {
       const fail = (field: string, message: string) => context.addIssue({ code: 'custom', path: [field], message })

@@ -7,12 +7,19 @@ import type { AccountService } from './service.ts'
 export type AccountDeps = { readonly accounts: AccountService; readonly limits: { readonly accountsPerHour: number } }
 
 const HOUR_MS = 3_600_000
-export const MAX_KEY_SECONDS = 10 * 365 * 86_400
+const MAX_KEY_SECONDS = 10 * 365 * 86_400
 
 export const ops = z.number().int().describe('Governance operations left')
 const unixMs = z.number().int().describe('Unix milliseconds')
 export const secretKey = z.string().describe('Shown once. Store it now: only its hash is kept.')
-export const scopeSchema = z.enum(SCOPES).describe('owner: everything; agent: one agent and its children; read: reads only')
+const scopeSchema = z.enum(SCOPES).describe('owner: everything; agent: one agent and its children; read: reads only')
+/** What is said of a key that is to be made. */
+export const newKeyInput = {
+  name: text(1, 100).optional(),
+  scope: scopeSchema.optional().describe('owner when left out; agent when agent_id is given'),
+  agent_id: agentIdSchema.optional(),
+  expires_in_seconds: integer(1, MAX_KEY_SECONDS).optional(),
+}
 
 export const createAccount = defineOperation({
   name: 'create_account',
@@ -129,19 +136,12 @@ export const createKey = defineOperation({
   status: 201,
   secretResult: true,
   changes: true,
-  input: z
-    .object({
-      name: text(1, 100).optional(),
-      scope: scopeSchema.optional().describe('owner when left out; agent when agent_id is given'),
-      agent_id: agentIdSchema.optional(),
-      expires_in_seconds: integer(1, MAX_KEY_SECONDS).optional(),
-    })
-    .superRefine((input, context) => {
-      const fail = (field: string, message: string) => context.addIssue({ code: 'custom', path: [field], message })
-      if (input.scope === 'agent' && input.agent_id === undefined) fail('agent_id', 'is required for a key of scope agent')
-      if (input.scope === 'owner' && input.agent_id !== undefined)
-        fail('agent_id', 'cannot bind a key of scope owner: use scope agent or read')
-    }),
+  input: z.object(newKeyInput).superRefine((input, context) => {
+    const fail = (field: string, message: string) => context.addIssue({ code: 'custom', path: [field], message })
+    if (input.scope === 'agent' && input.agent_id === undefined) fail('agent_id', 'is required for a key of scope agent')
+    if (input.scope === 'owner' && input.agent_id !== undefined)
+      fail('agent_id', 'cannot bind a key of scope owner: use scope agent or read')
+  }),
   output: z.object({
     api_key: secretKey,
     ...keyView,

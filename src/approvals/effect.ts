@@ -1,4 +1,4 @@
-import type { RaiseView } from '../budgets/requests.ts'
+import type { RaiseView } from '../budgets/reader.ts'
 import type { Nanousd } from '../core/money.ts'
 import { plainLine } from '../core/text.ts'
 

@@ -1,5 +1,5 @@
 import { createHash, randomBytes } from 'node:crypto'
-import type { RaiseView } from '../budgets/requests.ts'
+import type { EnvelopeReader, RaiseView } from '../budgets/reader.ts'
 import type { BudgetService } from '../budgets/service.ts'
 import type { Raise } from '../budgets/state.ts'
 import type { Clock } from '../core/clock.ts'
@@ -68,7 +68,8 @@ const hashOf = (token: string): Buffer => createHash('sha256').update(token).dig
 export type ApprovalServiceDeps = {
   readonly database: Database
   readonly clock: Clock
-  readonly budgets: Pick<BudgetService, 'decide' | 'viewRaise' | 'getEnvelope'>
+  readonly budgets: Pick<BudgetService, 'decide'>
+  readonly envelopes: Pick<EnvelopeReader, 'get' | 'viewRaise'>
   readonly notifications: Pick<NotificationService, 'planChannels' | 'announce' | 'record' | 'wake'>
   readonly waiters: DecisionWaiters
   readonly changes: Recorder
@@ -93,10 +94,10 @@ export class ApprovalService {
     origins: { readonly asker: string; readonly people: string },
     wanted: ApprovalRequest,
   ): Promise<Requested> {
-    const { clock, budgets, notifications } = this.#deps
+    const { clock, envelopes, notifications } = this.#deps
     const raise = wanted.raise === null ? null : await this.#resolveRaise(accountId, wanted.raise)
     const plan = await notifications.planChannels(accountId, wanted.channels)
-    const view = raise === null ? null : await withDatabaseFailure(budgets.viewRaise(accountId, raise))
+    const view = raise === null ? null : await withDatabaseFailure(envelopes.viewRaise(accountId, raise))
     const token = newToken()
     const createdMs = clock.now()
     const approval: NewApproval = {
@@ -212,7 +213,7 @@ export class ApprovalService {
 
   async #resolveRaise(accountId: string, wanted: NonNullable<ApprovalRequest['raise']>): Promise<Raise> {
     if (wanted.kind === 'limit') return { ...wanted, window: wanted.window ?? 'daily' }
-    const envelope = await this.#deps.budgets.getEnvelope(accountId, wanted.agentId).catch((error: unknown) => {
+    const envelope = await this.#deps.envelopes.get(accountId, wanted.agentId).catch((error: unknown) => {
       if (error instanceof DomainError && error.code === 'not_found') return null
       throw error
     })
@@ -288,7 +289,7 @@ export class ApprovalService {
   async #withEffect(approval: Approval): Promise<ApprovalView> {
     const { accountId, raise, decision } = approval
     const effect =
-      raise === null || decision !== null ? null : await withDatabaseFailure(this.#deps.budgets.viewRaise(accountId, raise))
+      raise === null || decision !== null ? null : await withDatabaseFailure(this.#deps.envelopes.viewRaise(accountId, raise))
     return { approval, effect }
   }
 }

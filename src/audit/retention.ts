@@ -1,4 +1,5 @@
 import type { Clock } from '../core/clock.ts'
+import { NIL_UUID } from '../core/ids.ts'
 import type { Database } from '../db/client.ts'
 import { deleteSealedRows, deleteSealsBefore, type Head, listEnds } from './store.ts'
 
@@ -6,7 +7,6 @@ const DAY_MS = 86_400_000
 const ACCOUNTS_PER_ROUND = 200
 const ROWS_PER_DELETE = 5_000
 const MAX_DELETES = 20
-const NIL_UUID = '00000000-0000-0000-0000-000000000000'
 
 /**
  * Takes the oldest entries from the audit trails once they are older than the operator wants to keep them. Only what is sealed goes, whole seals

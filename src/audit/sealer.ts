@@ -2,6 +2,7 @@ import { LRUCache } from 'lru-cache'
 import { type AccountVersion, closeVersion, listVersions } from '../budgets/history.ts'
 import { atMost } from '../core/bounded.ts'
 import type { Clock } from '../core/clock.ts'
+import { NIL_UUID } from '../core/ids.ts'
 import type { Log } from '../core/log.ts'
 import { Pace } from '../core/pace.ts'
 import type { Database } from '../db/client.ts'
@@ -23,7 +24,6 @@ const CLOSE_AFTER_MS = 5_000
 const REMEMBERED_ACCOUNTS = 100_000
 /** What is left unsealed while many decide is sealed when they have stopped. */
 const RESTS = { whenBusy: 19, otherwise: 3 }
-const NIL_UUID = '00000000-0000-0000-0000-000000000000'
 
 export type SealerOptions = { readonly interval_ms?: number; readonly closeAfter_ms?: number; readonly lease_ms?: number }
 type SealerDeps = {

@@ -212,8 +212,8 @@ export async function deleteSealedRows(
   let most = 0
   for (const [table, id, rank] of tables) {
     const rows = await sql.unsafe(
-      `delete from ${table} where account_id = $1::uuid and (version, ${id}) in (select version, ${id} from ${table}
-         where account_id = $1::uuid and (version, ${id}) ${rank <= end.lastRank ? '<=' : '<'} ($2::bigint, $3::uuid) order by version, ${id} limit $4::int)
+      `delete from ${table} where account_id = $1::uuid and version >= 0 and (version, ${id}) in (select version, ${id} from ${table}
+         where account_id = $1::uuid and version >= 0 and (version, ${id}) ${rank <= end.lastRank ? '<=' : '<'} ($2::bigint, $3::uuid) order by version, ${id} limit $4::int)
        returning 1`,
       [accountId, String(end.lastVersion), end.lastId, String(limit)],
       { prepare },

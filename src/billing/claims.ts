@@ -3,10 +3,11 @@ import { DomainError } from '../core/errors.ts'
 import type { Database } from '../db/client.ts'
 import { withDatabaseFailure } from '../db/failure.ts'
 import type { Chain, Receipt, Transfer } from './chain.ts'
+import { type CreditRow, findCredits } from './credits.store.ts'
 import type { Credits } from './credits.ts'
+import { findIntent } from './intents.store.ts'
 import type { UsdcUnits } from './packs.ts'
 import type { Receivers } from './receivers.ts'
-import { type CreditRow, findCredits, findIntent } from './store.ts'
 
 export type ClaimResult = { readonly creditedOps: bigint; readonly creditedUnits: UsdcUnits; readonly isNew: boolean }
 

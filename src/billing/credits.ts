@@ -4,8 +4,8 @@ import type { Log } from '../core/log.ts'
 import type { Database } from '../db/client.ts'
 import { withDatabaseFailure } from '../db/failure.ts'
 import type { Transfer } from './chain.ts'
+import { advanceCredit, type CreditRow, type CreditSource, claimTransfers, findUnfinished } from './credits.store.ts'
 import { usdFromUnits } from './packs.ts'
-import { advanceCredit, type CreditRow, type CreditSource, claimTransfers, findUnfinished } from './store.ts'
 
 /** The quota; implemented by the budgets room, through which every change of it goes. Both are idempotent by operation id. */
 export type Quota = {

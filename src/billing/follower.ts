@@ -5,26 +5,12 @@ import { uuidv7 } from '../core/ids.ts'
 import type { Log } from '../core/log.ts'
 import type { Database } from '../db/client.ts'
 import type { Block, Chain, Transfer } from './chain.ts'
+import { type CreditRow, deleteUncredited, findCredits, findUnfinal, insertSeen, moveCredit } from './credits.store.ts'
 import type { Credits } from './credits.ts'
+import { type Cursor, insertCursor, insertOutflow, leaseCursor, moveCursor, releaseCursor } from './follower.store.ts'
+import { expireIntents, findIntent } from './intents.store.ts'
+import { insertAddress, listAddresses } from './receivers.store.ts'
 import type { Receivers } from './receivers.ts'
-import {
-  type CreditRow,
-  type Cursor,
-  deleteUncredited,
-  expireIntents,
-  findCredits,
-  findIntent,
-  findUnfinal,
-  insertAddress,
-  insertCursor,
-  insertOutflow,
-  insertSeen,
-  leaseCursor,
-  listAddresses,
-  moveCredit,
-  moveCursor,
-  releaseCursor,
-} from './store.ts'
 import { isFor, type X402Payments } from './x402.ts'
 
 const INTERVAL_MS = 4_000

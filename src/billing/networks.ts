@@ -53,3 +53,15 @@ export const NETWORKS: Readonly<Record<NetworkId, Network>> = {
     viem: viemChain(84532, 'Base Sepolia', 'https://sepolia.base.org'),
   },
 }
+
+/** What the holder of USDC signs so that somebody else may move it (EIP-3009), as EIP-712 types. */
+export const AUTHORIZATION_TYPES = {
+  TransferWithAuthorization: [
+    { name: 'from', type: 'address' },
+    { name: 'to', type: 'address' },
+    { name: 'value', type: 'uint256' },
+    { name: 'validAfter', type: 'uint256' },
+    { name: 'validBefore', type: 'uint256' },
+    { name: 'nonce', type: 'bytes32' },
+  ],
+} as const

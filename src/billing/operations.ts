@@ -2,9 +2,9 @@ import { z } from 'zod'
 import { DomainError } from '../core/errors.ts'
 import { defineOperation, type RunContext, type Throttle } from '../core/operation.ts'
 import { integer, text } from '../core/text.ts'
+import type { CreditRow } from './credits.store.ts'
 import { isPack, opsFromUnits, type PackName, type UsdcUnits, unitsFromAmount, unitsOfPack, usdFromUnits } from './packs.ts'
 import type { BillingService } from './service.ts'
-import type { CreditRow } from './store.ts'
 import type { PaidResult } from './x402.ts'
 
 export type BillingDeps = { readonly billing: BillingService }

@@ -6,7 +6,7 @@ import { DomainError } from '../core/errors.ts'
 import type { Database } from '../db/client.ts'
 import { withDatabaseFailure } from '../db/failure.ts'
 import type { DepositAddresses } from './deposits.ts'
-import { insertAddress } from './store.ts'
+import { insertAddress } from './receivers.store.ts'
 
 const REMEMBERED = 50_000
 

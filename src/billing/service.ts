@@ -7,6 +7,7 @@ import type { Database } from '../db/client.ts'
 import { withDatabaseFailure } from '../db/failure.ts'
 import { Chain } from './chain.ts'
 import { type ClaimResult, HashClaims } from './claims.ts'
+import { type CreditRow, findCredit, listCredits, listPayments, type PaymentState } from './credits.store.ts'
 import { type Announce, Credits, type Quota } from './credits.ts'
 import { DepositAddresses } from './deposits.ts'
 import { type CdpKey, cdpFacilitator, type Facilitator, httpFacilitator, ownFacilitator } from './facilitator.ts'
@@ -14,15 +15,7 @@ import { Follower } from './follower.ts'
 import { NETWORKS, type Network, type NetworkId } from './networks.ts'
 import { opsFromUnits, PACKS, type PackName, type UsdcUnits, unitsOfPack } from './packs.ts'
 import { Receivers } from './receivers.ts'
-import {
-  type CreditRow,
-  findCredit,
-  listCredits,
-  listPayments,
-  type PaymentState,
-  type PaymentTotals,
-  sumPayments,
-} from './store.ts'
+import { type PaymentTotals, sumPayments } from './totals.store.ts'
 import { type BalanceReport, verifyBalances } from './verify.ts'
 import { type PaidResult, X402Payments } from './x402.ts'
 

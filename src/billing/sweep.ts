@@ -5,8 +5,9 @@ import { privateKeyToAccount } from 'viem/accounts'
 import type { Database } from '../db/client.ts'
 import type { Chain } from './chain.ts'
 import { depositPath } from './deposits.ts'
+import { AUTHORIZATION_TYPES } from './networks.ts'
 import type { UsdcUnits } from './packs.ts'
-import { listUsedDepositAddresses } from './store.ts'
+import { listUsedDepositAddresses } from './receivers.store.ts'
 
 export type Sweepable = { readonly address: Address; readonly accountId: string; readonly units: UsdcUnits }
 export type SweepKeys = {
@@ -20,16 +21,6 @@ const VALID_SECONDS = 3_600
 const ABI = parseAbi([
   'function transferWithAuthorization(address from, address to, uint256 value, uint256 validAfter, uint256 validBefore, bytes32 nonce, bytes signature)',
 ])
-const AUTHORIZATION = {
-  TransferWithAuthorization: [
-    { name: 'from', type: 'address' },
-    { name: 'to', type: 'address' },
-    { name: 'value', type: 'uint256' },
-    { name: 'validAfter', type: 'uint256' },
-    { name: 'validBefore', type: 'uint256' },
-    { name: 'nonce', type: 'bytes32' },
-  ],
-} as const
 
 /** Deposit addresses that hold at least `minimum`, largest first. Needs no key. */
 export async function findSweepable(database: Database, chain: Chain, minimum: UsdcUnits): Promise<Sweepable[]> {
@@ -76,7 +67,7 @@ export async function sweepOne(
   }
   const signature = await owner.signTypedData({
     domain: { ...network.domain, chainId: network.chainId, verifyingContract: usdc },
-    types: AUTHORIZATION,
+    types: AUTHORIZATION_TYPES,
     primaryType: 'TransferWithAuthorization',
     message,
   })

@@ -2,8 +2,10 @@ import type { Address } from 'viem'
 import type { Database } from '../db/client.ts'
 import { withDatabaseFailure } from '../db/failure.ts'
 import type { Chain, Transfer } from './chain.ts'
+import { findCursor } from './follower.store.ts'
 import type { UsdcUnits } from './packs.ts'
-import { findCursor, listAddresses, sumIncoming, sumOutgoing, sumPayments } from './store.ts'
+import { listAddresses } from './receivers.store.ts'
+import { sumIncoming, sumOutgoing, sumPayments } from './totals.store.ts'
 
 export type AddressBalance = {
   readonly address: string

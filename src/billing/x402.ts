@@ -9,20 +9,13 @@ import type { Log } from '../core/log.ts'
 import type { Database } from '../db/client.ts'
 import { withDatabaseFailure } from '../db/failure.ts'
 import type { Chain, Transfer } from './chain.ts'
+import { type CreditRow, findCreditByNonce } from './credits.store.ts'
 import type { Credits } from './credits.ts'
 import type { Facilitator } from './facilitator.ts'
+import { findIntent, type IntentRow, insertIntent, leaseIntent, releaseIntent, settleIntent } from './intents.store.ts'
+import { AUTHORIZATION_TYPES } from './networks.ts'
 import type { UsdcUnits } from './packs.ts'
 import type { Receivers } from './receivers.ts'
-import {
-  type CreditRow,
-  findCreditByNonce,
-  findIntent,
-  type IntentRow,
-  insertIntent,
-  leaseIntent,
-  releaseIntent,
-  settleIntent,
-} from './store.ts'
 
 /** What must be paid: x402's requirements of scheme `exact`, with the names version 1 uses for the same. */
 export type PaymentTerms = PaymentRequirements & { readonly v1Network: string }
@@ -65,17 +58,6 @@ const paymentSchema = z.discriminatedUnion('x402Version', [
   z.object({ x402Version: z.literal(2), accepted: termsEcho, payload: payloadSchema }),
 ])
 type Signed = z.output<typeof payloadSchema>
-
-const AUTHORIZATION_TYPES = {
-  TransferWithAuthorization: [
-    { name: 'from', type: 'address' },
-    { name: 'to', type: 'address' },
-    { name: 'value', type: 'uint256' },
-    { name: 'validAfter', type: 'uint256' },
-    { name: 'validBefore', type: 'uint256' },
-    { name: 'nonce', type: 'bytes32' },
-  ],
-} as const
 
 const same = (a: string, b: string): boolean => a.toLowerCase() === b.toLowerCase()
 

@@ -79,7 +79,7 @@ const resetOutput = z.object({
 const RESET_TOGETHER = 500
 
 async function reset(
-  { budgets }: BudgetDeps,
+  { budgets, envelopes }: BudgetDeps,
   input: z.output<typeof resetInput>,
   context: RunContext,
   window: Window,
@@ -98,7 +98,7 @@ async function reset(
     agents.push(input.agent_id)
   } else {
     for (let after: string | null = ''; after !== null; ) {
-      const page = await budgets.listEnvelopes(account_id, { boundTo: null, after, count: RESET_TOGETHER })
+      const page = await envelopes.list(account_id, { boundTo: null, after, count: RESET_TOGETHER })
       const ids = page.envelopes.map(({ agentId }) => agentId)
       await Promise.all(ids.map(resetOne))
       agents.push(...ids)

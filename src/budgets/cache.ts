@@ -1,6 +1,6 @@
 import { LRUCache } from 'lru-cache'
+import type { LoadedAccount } from './rows.store.ts'
 import type { AccountChange, EnvelopeState, HoldState } from './state.ts'
-import type { LoadedAccount } from './store.ts'
 import { HOLD_STATE } from './tables.ts'
 
 /** What this process last saw of an account. Never trusted: the write statement checks the version. */

@@ -1,5 +1,5 @@
 import { DomainError } from '../core/errors.ts'
-import { isUuid } from '../core/ids.ts'
+import { isUuid, NIL_UUID } from '../core/ids.ts'
 import { MAX_NANOUSD, type Nanousd } from '../core/money.ts'
 import type { TokenRates } from '../prices/cost.ts'
 import { pathOf } from './path.ts'
@@ -46,7 +46,6 @@ export const refusalOf = (denial: Denial, estimate: Nanousd, tokens: number, pol
   shortfall: denial.tightest === null ? 0n : estimate - denial.tightest.remaining,
 })
 
-const NIL_UUID = '00000000-0000-0000-0000-000000000000'
 /** An id of another shape names no clearance: answered like any unknown one. */
 export const holdIdOf = (clearanceId: string): string => {
   const id = clearanceId.toLowerCase()

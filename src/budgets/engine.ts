@@ -9,8 +9,9 @@ import { decide } from './decide.ts'
 import { createDenialAllowance, denialNotRecorded } from './denial-allowance.ts'
 import { loadMissing } from './load.ts'
 import { noPolicy, type PolicySource } from './policy.ts'
+import type { LaneSql } from './rows.store.ts'
 import type { AccountChange, Command, Outcome, OutcomeOf } from './state.ts'
-import { type LaneSql, lockAccounts, writeChanges } from './store.ts'
+import { lockAccounts, writeChanges } from './write.store.ts'
 
 export type EngineOptions = {
   /** Lanes per process; an account always uses the same one. One measured best (docs/decisions/0003-decision-engine.md). */
@@ -81,12 +82,17 @@ export class DecisionEngine {
 
   /**
    * Decides one command, durably: the promise resolves after the commit.
+   * @param options `isPatient`: nobody waits for it, so that it may wait a little for others to go with
    * @throws DomainError `overloaded`, `database_unavailable`, `account_not_found`
    */
-  submit<K extends Command['kind']>(accountId: string, command: Extract<Command, { kind: K }>): Promise<OutcomeOf[K]> {
+  submit<K extends Command['kind']>(
+    accountId: string,
+    command: Extract<Command, { kind: K }>,
+    options?: { readonly isPatient: boolean },
+  ): Promise<OutcomeOf[K]> {
     const lane = this.#lanes[this.#lanes.length === 1 ? 0 : laneIndex(accountId, this.#lanes.length)]
     if (lane === undefined) throw new Error('an engine needs at least one lane')
-    return lane.submit({ accountId, command, lostRaces: 0 }) as Promise<OutcomeOf[K]>
+    return lane.submit({ accountId, command, lostRaces: 0 }, options) as Promise<OutcomeOf[K]>
   }
 
   /** The quota as this process last saw it; 0 of an account that it has not seen lately. */

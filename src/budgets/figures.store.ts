@@ -1,6 +1,6 @@
 import type { Database } from '../db/client.ts'
+import { ENVELOPE_COLUMNS, envelopeOf } from './rows.store.ts'
 import type { EnvelopeState, HoldState } from './state.ts'
-import { ENVELOPE_COLUMNS, envelopeOf } from './store.ts'
 import { HOLD_STATE } from './tables.ts'
 
 /** Most holds looked at of one account: its newest. */
@@ -48,12 +48,12 @@ export async function readAccount({ sql, prepare }: Database, accountId: string)
     )
     const holds = await query(
       `select hold_id, agent_id, kind, state, estimate_nanousd, actual_nanousd, charged, taken_ms, taken_version, expires_ms from holds
-       where account_id = $1::uuid order by taken_version desc, hold_id desc limit ${MAX_HOLDS}`,
+       where account_id = $1::uuid and taken_version >= 0 order by taken_version desc, hold_id desc limit ${MAX_HOLDS}`,
     )
     const oldest = (holds.at(-1)?.taken_version as bigint | undefined) ?? account.version
     const entries = await query(
       `select kind, agent_id, hold_id, max(version) as version, count(*) as entries from ledger
-       where account_id = $1::uuid and version >= $2::bigint and kind in ('settle', 'release', 'limit', 'approval')
+       where account_id = $1::uuid and version >= 0 and version >= $2::bigint and kind in ('settle', 'release', 'limit', 'approval')
        group by kind, agent_id, hold_id`,
       String(oldest),
     )

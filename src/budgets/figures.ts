@@ -1,6 +1,7 @@
 import { LRUCache } from 'lru-cache'
 import { atMost } from '../core/bounded.ts'
 import type { Clock } from '../core/clock.ts'
+import { NIL_UUID } from '../core/ids.ts'
 import type { Log } from '../core/log.ts'
 import type { Nanousd } from '../core/money.ts'
 import { Pace } from '../core/pace.ts'
@@ -20,7 +21,6 @@ const RESTS = { whenBusy: 49, otherwise: 9 }
 const REMEMBERED_ACCOUNTS = 100_000
 /** A reservation belongs to a running call, which renews it: this long past its expiry nobody does. */
 const ABANDONED_MS = 600_000
-const NIL_UUID = '00000000-0000-0000-0000-000000000000'
 
 /**
  * The figures about holds that a healthy installation shows as 0 (DESIGN 9), computed from what is stored and not from what the engine

@@ -71,7 +71,7 @@ export async function readHistory(
     const above = `(${version}, ${id}) ${rank > low.rank ? '>=' : '>'} ($2::bigint, $3::uuid)`
     const below = `(${version}, ${id}) ${rank < high.rank ? '<=' : '<'} ($4::bigint, $5::uuid)`
     return `(select ${rank} as rank, ${id} as id, ${version} as version, ${columns} from ${table}
-      where account_id = $1::uuid and ${above} and ${below} and ${version} <= $6::bigint
+      where account_id = $1::uuid and ${version} >= 0 and ${above} and ${below} and ${version} <= $6::bigint
       order by ${version} ${order}, ${id} ${order} limit $7::int)`
   })
   const rows = await sql.unsafe(
@@ -118,7 +118,7 @@ export async function readHistories(
       version,
       columns,
     }) => `(select ${rank} as rank, ${id} as id, ${version} as version, ${columns} from ${table}
-      where account_id = u.account_id and (${version}, ${id}) >= (u.after_version, u.after_id) and ${version} <= u.through
+      where account_id = u.account_id and ${version} >= 0 and (${version}, ${id}) >= (u.after_version, u.after_id) and ${version} <= u.through
         and (${rank} > u.after_rank or (${version}, ${id}) > (u.after_version, u.after_id))
       order by ${version}, ${id} limit ${count})`,
   )
@@ -163,7 +163,7 @@ export async function listVersions(
   limit: number,
 ): Promise<AccountVersion[]> {
   const rows = await sql.unsafe(
-    `select a.account_id, a.version, (select d.denied_ms from denials d where d.account_id = a.account_id and d.version > a.version
+    `select a.account_id, a.version, (select d.denied_ms from denials d where d.account_id = a.account_id and d.version >= 0 and d.version > a.version
        order by d.version, d.denial_id limit 1) as open_ms
      from (select account_id, version from accounts where account_id > $1::uuid order by account_id limit $2::int) a`,
     [after, String(limit)],

@@ -1,10 +1,5 @@
 import type { AccountCache, CachedAccount } from './cache.ts'
-import { type LoopName, loadLoops } from './loops.store.ts'
-import { fingerprintOf, loopKey, loopLimitOf } from './loops.ts'
-import { ACCOUNT_PATH, pathOf } from './path.ts'
-import type { AccountState, ApprovalDecision, Command, HoldState, LoopState } from './state.ts'
 import {
-  type LaneSql,
   type LoadedDecision,
   type LoadedHold,
   loadDecisions,
@@ -13,7 +8,12 @@ import {
   loadLatestOpen,
   loadLedgerEntries,
   type Pair,
-} from './store.ts'
+} from './load.store.ts'
+import { type LoopName, loadLoops } from './loops.store.ts'
+import { fingerprintOf, loopKey, loopLimitOf } from './loops.ts'
+import { ACCOUNT_PATH, pathOf } from './path.ts'
+import type { LaneSql } from './rows.store.ts'
+import type { AccountState, ApprovalDecision, Command, HoldState, LoopState } from './state.ts'
 
 export type AccountCommands = { readonly accountId: string; readonly commands: readonly Command[] }
 export type Ready = { readonly cached: CachedAccount; readonly state: AccountState; readonly commands: readonly Command[] }

@@ -1,8 +1,8 @@
 import { ArrayLiteral } from '../db/array-literal.ts'
 import type { Database } from '../db/client.ts'
 import { type Companion, IN_LOCKED } from './companion.ts'
+import { ACCOUNT_COLUMNS, accountOf, type LaneSql, type LoadedAccount } from './rows.store.ts'
 import type { LoopState } from './state.ts'
-import { accountOf, type LaneSql, type LoadedAccount } from './store.ts'
 
 export type LoopName = readonly [accountId: string, agentId: string, fingerprint: string]
 export type LoadedLoop = LoadedAccount & {
@@ -20,7 +20,7 @@ export async function loadLoops({ sql, prepare }: LaneSql, names: readonly LoopN
     columns[2].text(fingerprint)
   }
   const rows = await sql.unsafe(
-    `select a.account_id, a.version, a.ops, a.clock_ms, a.event_mask, u.agent_id, u.fingerprint, l.seen, l.denials, l.started_ms, l.last_ms
+    `select ${ACCOUNT_COLUMNS}, u.agent_id, u.fingerprint, l.seen, l.denials, l.started_ms, l.last_ms
      from unnest($1::uuid[], $2::text[], $3::text[]) u(account_id, agent_id, fingerprint)
      join accounts a on a.account_id = u.account_id
      left join loops l on l.account_id = u.account_id and l.agent_id = u.agent_id and l.fingerprint = u.fingerprint`,

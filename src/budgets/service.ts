@@ -7,38 +7,19 @@ import type { Catalogue } from '../prices/catalogue.ts'
 import { affordableTokens, estimateNanousd } from '../prices/cost.ts'
 import { bookingOf, envelopeNotFound, holdIdOf, NO_USAGE, refusalOf, resolvedOrThrow, smallestUp, storable } from './commands.ts'
 import type { DecisionEngine } from './engine.ts'
-import { extraAt, limitsOf, NO_ENVELOPE, spentAt, termsOf, tighter } from './envelope.ts'
+import { loadLedgerEntries } from './load.store.ts'
 import { pathOf } from './path.ts'
 import { noPolicy, type PolicyRefusal, type PolicySource } from './policy.ts'
-import type {
-  CallId,
-  ClearRequest,
-  EnvelopeView,
-  Priced,
-  Purchase,
-  RaiseView,
-  Refusal,
-  Reservation,
-  Standing,
-} from './requests.ts'
-import type {
-  Approval,
-  DecideCommand,
-  EnvelopeState,
-  GrantKind,
-  LimitView,
-  LoopLimit,
-  OutcomeOf,
-  PerWindow,
-  Raise,
-  Resolved,
-  Usage,
-} from './state.ts'
-import { type EnvelopeFilter, type LaneSql, loadEnvelopes, loadLedgerEntries, readEnvelopes } from './store.ts'
+import type { CallId, ClearRequest, Priced, Purchase, Refusal, Reservation } from './requests.ts'
+import type { LaneSql } from './rows.store.ts'
+import type { Approval, DecideCommand, GrantKind, LoopLimit, OutcomeOf, PerWindow, Resolved, Usage } from './state.ts'
 import { HOLD_KIND } from './tables.ts'
-import { nextReset, WINDOWS, type Window } from './windows.ts'
+import { WINDOWS, type Window } from './windows.ts'
 
-/** Envelopes, clearances and their settlement (contract section 3). */
+/** What the proxy tells of a call after its answer: nobody waits for it. */
+const UNAWAITED = { isPatient: true }
+
+/** Clearances, their settlement and what else the engine decides (contract section 3); `EnvelopeReader` tells how it stands. */
 export class BudgetService {
   readonly #engine: DecisionEngine
   readonly #catalogue: Catalogue
@@ -162,7 +143,7 @@ export class BudgetService {
    */
   async renew(accountId: string, call: CallId, reservationId: string, hold_ms: number): Promise<boolean> {
     const command = { kind: 'renew' as const, id: call.operationId, resumed: call.resumed, holdId: reservationId, hold_ms }
-    return (await this.#engine.submit(accountId, command)).renewed
+    return (await this.#engine.submit(accountId, command, UNAWAITED)).renewed
   }
 
   /**
@@ -177,8 +158,8 @@ export class BudgetService {
     request: { agentId: string; reservationId: string; usage: Usage; cost?: Nanousd; detail: string },
   ): Promise<Resolved> {
     const { agentId, reservationId, usage, cost, detail } = request
-    const outcome = await this.#engine.submit(accountId, {
-      kind: 'settle',
+    const command = {
+      kind: 'settle' as const,
       id: call.operationId,
       resumed: call.resumed,
       agentId,
@@ -188,20 +169,22 @@ export class BudgetService {
       ...(cost !== undefined && { cost }),
       holdKind: HOLD_KIND.reservation,
       detail,
-    })
+    }
+    const outcome = await this.#engine.submit(accountId, command, UNAWAITED)
     return resolvedOrThrow(outcome)
   }
 
   /** Gives a reservation back: the call was never made, or cost nothing. */
   async releaseReservation(accountId: string, call: CallId, reservationId: string): Promise<Resolved> {
-    const outcome = await this.#engine.submit(accountId, {
-      kind: 'release',
+    const command = {
+      kind: 'release' as const,
       id: call.operationId,
       resumed: call.resumed,
       holdId: reservationId,
       boundTo: null,
       holdKind: HOLD_KIND.reservation,
-    })
+    }
+    const outcome = await this.#engine.submit(accountId, command, UNAWAITED)
     return resolvedOrThrow(outcome)
   }
 
@@ -302,56 +285,6 @@ export class BudgetService {
     if (!existed) throw envelopeNotFound(agentId)
   }
 
-  /**
-   * One agent's limits, those of the governance file among them: it has an envelope when either sets one.
-   * @throws DomainError `not_found`
-   */
-  async getEnvelope(accountId: string, agentId: string): Promise<EnvelopeView> {
-    const [found] = await this.#read(accountId, { agentId })
-    const view = found ?? this.#viewOf(agentId, NO_ENVELOPE, this.#clock.now())
-    if (view === null) throw envelopeNotFound(agentId)
-    return view
-  }
-
-  /** What was counted, limited and suspended on some paths, as of now; paths on which nothing is are left out. */
-  async standingOf(accountId: string, paths: readonly string[]): Promise<Map<string, Standing>> {
-    const pairs = paths.map((path) => [accountId, path] as const)
-    const rows = await withDatabaseFailure(loadEnvelopes(this.#lane, pairs))
-    const now_ms = this.#clock.now()
-    return new Map(
-      rows.flatMap(({ agentId, envelope, clockMs }): [string, Standing][] => {
-        const at_ms = Math.max(now_ms, clockMs)
-        const limits = this.#viewOf(agentId, envelope ?? NO_ENVELOPE, at_ms)?.limits ?? []
-        if (envelope === null && limits.length === 0) return []
-        const { suspendedMs = null } = envelope ?? NO_ENVELOPE
-        return [[agentId, { spent: envelope && spentAt(envelope, at_ms), limits, suspendedMs }]]
-      }),
-    )
-  }
-
-  /** Every limit that a spend of this agent must fit, as it stands now, widest level first. */
-  async limitsOnPath(accountId: string, agentId: string): Promise<LimitView[]> {
-    const path = pathOf(agentId)
-    const standing = await this.standingOf(accountId, path)
-    return path.flatMap((level) => standing.get(level)?.limits ?? [])
-  }
-
-  /**
-   * Envelopes in order of agent id (by bytes), those within `boundTo` only when the key is bound. Of the governance file's, those that have
-   * counted something here.
-   * @param after the agent id to go on behind; '' to begin
-   * @returns at most `count`, and the agent id to go on behind when there are more
-   */
-  async listEnvelopes(
-    accountId: string,
-    page: { boundTo: string | null; after: string; count: number },
-  ): Promise<{ envelopes: EnvelopeView[]; next: string | null }> {
-    const envelopes = await this.#read(accountId, { ...page, count: page.count + 1 })
-    if (envelopes.length <= page.count) return { envelopes, next: null }
-    envelopes.length = page.count
-    return { envelopes, next: envelopes.at(-1)?.agentId ?? null }
-  }
-
   /** Adds governance ops to an account. @param ops a positive integer @returns the new quota */
   async grant(accountId: string, call: CallId, ops: bigint, detail: string, entry: GrantKind = 'grant'): Promise<bigint> {
     const outcome = await this.#engine.submit(accountId, {
@@ -376,39 +309,8 @@ export class BudgetService {
     return -entry.opsDelta
   }
 
-  /** What a raise would start from now; for showing it before anyone agrees to it. */
-  async viewRaise(accountId: string, raise: Raise): Promise<RaiseView> {
-    const [row] = await readEnvelopes(this.#lane, accountId, { agentId: raise.agentId })
-    const at_ms = Math.max(this.#clock.now(), row?.accountClockMs ?? 0)
-    const envelope = row?.envelope ?? null
-    const index = WINDOWS.indexOf(raise.window)
-    const limit = envelope?.limits[index] ?? null
-    return {
-      raise,
-      limit,
-      extra: limit === null ? 0n : extraAt(envelope?.extra, index, at_ms),
-      spent: envelope === null ? 0n : (spentAt(envelope, at_ms)[index] ?? 0n),
-      resetMs: nextReset(raise.window, at_ms),
-      terms: termsOf(raise, envelope, at_ms),
-    }
-  }
-
   /** Takes a decision on an approval; the first one stands. A raise that comes with it applies in the same step. */
   decide(accountId: string, command: Omit<DecideCommand, 'kind' | 'resumed'>): Promise<OutcomeOf['decide']> {
     return this.#engine.submit(accountId, { ...command, kind: 'decide', resumed: false })
-  }
-
-  async #read(accountId: string, filter: EnvelopeFilter): Promise<EnvelopeView[]> {
-    const alsoPaths = this.#policy()?.limitedPaths ?? []
-    const rows = await withDatabaseFailure(readEnvelopes(this.#lane, accountId, filter, alsoPaths))
-    const now_ms = this.#clock.now()
-    // The account may have decided at a later time than this process's clock shows; a window never runs backwards.
-    return rows.flatMap((row) => this.#viewOf(row.agentId, row.envelope, Math.max(now_ms, row.accountClockMs)) ?? [])
-  }
-
-  #viewOf(agentId: string, envelope: EnvelopeState, at_ms: number): EnvelopeView | null {
-    const limits = limitsOf(agentId, envelope, at_ms, this.#policy()?.limits(agentId) ?? null)
-    const tightest = limits.reduce<LimitView | null>(tighter, null)
-    return tightest && { agentId, tightest, limits, loop: envelope.loop ?? null }
   }
 }

@@ -104,9 +104,9 @@ export type ClearCommand = CommandBase & {
   readonly refused?: DenialReason
   /** It has happened already, while the database was away: stored whatever the limits say. */
   readonly forced?: true
-  /** What makes two requests the same; model and estimate when absent. */
+  /** What makes two requests the same for loop limits, e.g. a hash of the call's bytes; model and estimate when absent. */
   readonly fingerprint?: string
-  /** The loop limit where no envelope on the path sets one. */
+  /** The loop limit where no envelope on the path sets one; none when absent. */
   readonly loop?: LoopLimit
 }
 export type SettleCommand = CommandBase & {

@@ -53,6 +53,12 @@ export const HOLD_STATE = { open: 0, settled: 1, released: 2 } as const
 export const HOLD_KIND = { clearance: 0, booking: 1, reservation: 2 } as const
 export type HoldKind = (typeof HOLD_KIND)[keyof typeof HOLD_KIND]
 
+/*
+ * The indexes by version are for statements that go through an account's history in order: these say `version >= 0`, which is always so. Any
+ * other statement finds its rows by their keys and cannot take such an index by mistake: planned on a small table it would, and then read
+ * the account's whole history for each row (docs/decisions/0003).
+ */
+
 /**
  * Approved spends. The row is itself the ledger entry for its op and its estimate; settling and releasing
  * add a `ledger` row for the difference. Resolved at most once.
@@ -85,7 +91,7 @@ export const holds = pgTable(
   (t) => [
     primaryKey({ columns: [t.accountId, t.holdId] }),
     index('holds_open').on(t.accountId, t.agentId, t.takenVersion, t.holdId).where(sql`${t.state} = 0`),
-    index('holds_version').on(t.accountId, t.takenVersion, t.holdId),
+    index('holds_version').on(t.accountId, t.takenVersion, t.holdId).where(sql`${t.takenVersion} >= 0`),
   ],
 )
 
@@ -124,7 +130,10 @@ export const denials = pgTable(
     /** The version that the batch which denied it made, or would have made: denials alone do not raise it. */
     version: bigint('version', { mode: 'bigint' }).notNull().default(sql`0`),
   },
-  (t) => [primaryKey({ columns: [t.accountId, t.denialId] }), index('denials_version').on(t.accountId, t.version, t.denialId)],
+  (t) => [
+    primaryKey({ columns: [t.accountId, t.denialId] }),
+    index('denials_version').on(t.accountId, t.version, t.denialId).where(sql`${t.version} >= 0`),
+  ],
 )
 
 export const LEDGER_KINDS = [
@@ -157,5 +166,8 @@ export const ledger = pgTable(
     /** The account's version that this entry made. */
     version: bigint('version', { mode: 'bigint' }).notNull().default(sql`0`),
   },
-  (t) => [primaryKey({ columns: [t.accountId, t.entryId] }), index('ledger_version').on(t.accountId, t.version, t.entryId)],
+  (t) => [
+    primaryKey({ columns: [t.accountId, t.entryId] }),
+    index('ledger_version').on(t.accountId, t.version, t.entryId).where(sql`${t.version} >= 0`),
+  ],
 )

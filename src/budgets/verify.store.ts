@@ -1,6 +1,6 @@
 import type { QuerySql } from '../db/client.ts'
+import { ENVELOPE_COLUMNS, envelopeOf } from './rows.store.ts'
 import type { EnvelopeState } from './state.ts'
-import { ENVELOPE_COLUMNS, envelopeOf } from './store.ts'
 import { HOLD_KIND, HOLD_STATE } from './tables.ts'
 
 /** A snapshot of one moment. Everything is read from it page by page, in key order. */
@@ -8,7 +8,6 @@ export type Snapshot = { readonly sql: QuerySql; readonly prepare: boolean }
 /** Account ids, both ends included. */
 export type AccountRange = { readonly first: string; readonly last: string }
 
-export const NIL_UUID = '00000000-0000-0000-0000-000000000000'
 export const MAX_UUID = 'ffffffff-ffff-ffff-ffff-ffffffffffff'
 
 type Row = Record<string, unknown>

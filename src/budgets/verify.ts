@@ -1,3 +1,4 @@
+import { NIL_UUID } from '../core/ids.ts'
 import { MAX_NANOUSD, type Nanousd } from '../core/money.ts'
 import type { Database } from '../db/client.ts'
 import { decodeLevels, pathOf } from './path.ts'
@@ -7,7 +8,6 @@ import {
   type EnvelopeRow,
   type HoldRow,
   MAX_UUID,
-  NIL_UUID,
   nextEnvelopes,
   nextHolds,
   nextQuotas,

@@ -41,6 +41,9 @@ const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/
 
 export const isUuid = (text: string): boolean => UUID.test(text)
 
+/** Before every other id. */
+export const NIL_UUID = '00000000-0000-0000-0000-000000000000'
+
 /** A request id for logs and the X-Request-Id header: 16 hex digits. */
 export function requestId(): string {
   const at = takeRandom(8)

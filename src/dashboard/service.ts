@@ -1,7 +1,6 @@
 import type { ApprovalService, ApprovalView } from '../approvals/service.ts'
 import { ACCOUNT_PATH, pathOf } from '../budgets/path.ts'
-import type { EnvelopeView } from '../budgets/requests.ts'
-import type { BudgetService } from '../budgets/service.ts'
+import type { EnvelopeReader, EnvelopeView } from '../budgets/reader.ts'
 import type { LimitView } from '../budgets/state.ts'
 import { instanceStart } from '../budgets/windows.ts'
 import type { Clock } from '../core/clock.ts'
@@ -55,7 +54,7 @@ const PACE_STEP_MS = HOUR_MS / 6
 
 export type DashboardDeps = {
   readonly accounts: { get(accountId: string): Promise<{ readonly ops: bigint }> }
-  readonly budgets: Pick<BudgetService, 'listEnvelopes'>
+  readonly envelopes: Pick<EnvelopeReader, 'list'>
   readonly approvals: Pick<ApprovalService, 'list'>
   readonly usage: UsageService
   readonly clock: Clock
@@ -74,12 +73,12 @@ export class DashboardService {
    * @param agentId whose burn is drawn; the envelope that is closest to its limit when null or without one
    */
   async view(accountId: string, boundTo: string | null, agentId: string | null): Promise<DashboardData> {
-    const { accounts, budgets, approvals, usage, clock } = this.#deps
+    const { accounts, approvals, usage, clock } = this.#deps
     const now_ms = clock.now()
     const day = { agentId: boundTo, from_ms: now_ms - DAY_MS, to_ms: now_ms + 1 }
     const [account, { envelopes }, spenders, decisions, pending] = await Promise.all([
       accounts.get(accountId),
-      budgets.listEnvelopes(accountId, { boundTo, after: '', count: MAX_ENVELOPES }),
+      this.#deps.envelopes.list(accountId, { boundTo, after: '', count: MAX_ENVELOPES }),
       usage.spendByAgent(accountId, day),
       usage.recentDecisions(accountId, { boundTo, limit: DECISIONS }),
       approvals.list(accountId, { state: 'pending', boundTo, limit: PENDING, before: null }),

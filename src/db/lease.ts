@@ -1,7 +1,8 @@
 import { randomUUID } from 'node:crypto'
 import type { Database } from './client.ts'
 
-const NOW_MS = '(extract(epoch from clock_timestamp()) * 1000)::bigint'
+/** The database's clock, in SQL: what a lease ends by. */
+export const NOW_MS = '(extract(epoch from clock_timestamp()) * 1000)::bigint'
 
 /**
  * The right to do some work that one process at a time should do: a row with an end by the database's clock, which works behind any

@@ -1,5 +1,6 @@
 import { pathOf } from '../budgets/path.ts'
 import { instanceStart, WINDOWS } from '../budgets/windows.ts'
+import { NIL_UUID } from '../core/ids.ts'
 import { type Nanousd, usdFromNanousd } from '../core/money.ts'
 import type { Database } from '../db/client.ts'
 import { countDenials, nextHolds, type PlannedHold, type Position } from './plan.store.ts'
@@ -7,7 +8,6 @@ import type { GovernancePolicy } from './policy.ts'
 
 const DAY_MS = 86_400_000
 const PAGE_ROWS = 5_000
-const NIL_UUID = '00000000-0000-0000-0000-000000000000'
 /** An id may be older than its hold: a request that was interrupted is taken up under its first id. */
 const ID_SLACK_MS = DAY_MS
 

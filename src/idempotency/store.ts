@@ -79,14 +79,7 @@ export async function takeOverRequest({ orm }: Database, request: Claim, leaseMs
   const rows = await orm
     .update(idempotentRequests)
     .set({ leaseMs })
-    .where(
-      and(
-        requestIs(request.accountId, request.key),
-        eq(idempotentRequests.operationId, request.operationId),
-        eq(idempotentRequests.leaseMs, request.leaseMs),
-        sql`${idempotentRequests.status} is null`,
-      ),
-    )
+    .where(and(...heldAs(request), sql`${idempotentRequests.status} is null`))
     .returning({ key: idempotentRequests.key })
   return rows.length > 0
 }
@@ -96,31 +89,22 @@ export async function storeResponse({ orm }: Database, claim: Claim, status: num
   await orm
     .update(idempotentRequests)
     .set({ status, response })
-    .where(
-      and(
-        requestIs(claim.accountId, claim.key),
-        eq(idempotentRequests.operationId, claim.operationId),
-        eq(idempotentRequests.leaseMs, claim.leaseMs),
-      ),
-    )
+    .where(and(...heldAs(claim)))
 }
 
 /** Frees a key whose request failed in a way that trying again may cure, unless another process has taken the request over. */
 export async function deleteRequest({ orm }: Database, claim: Claim): Promise<void> {
-  await orm
-    .delete(idempotentRequests)
-    .where(
-      and(
-        requestIs(claim.accountId, claim.key),
-        eq(idempotentRequests.operationId, claim.operationId),
-        eq(idempotentRequests.leaseMs, claim.leaseMs),
-        sql`${idempotentRequests.status} is null`,
-      ),
-    )
+  await orm.delete(idempotentRequests).where(and(...heldAs(claim), sql`${idempotentRequests.status} is null`))
 }
 
 const requestIs = (accountId: string, key: string) =>
   and(eq(idempotentRequests.accountId, accountId), eq(idempotentRequests.key, key))
+/** The request under the very lease that was claimed: nobody has taken it over since. */
+const heldAs = (claim: Claim) => [
+  requestIs(claim.accountId, claim.key),
+  eq(idempotentRequests.operationId, claim.operationId),
+  eq(idempotentRequests.leaseMs, claim.leaseMs),
+]
 
 /** Deletes rows that have expired, at most `limit` of each kind. @returns how many */
 export async function purgeExpired({ orm }: Database, now_ms: number, limit: number): Promise<number> {

@@ -1,3 +1,4 @@
+import type { Child } from 'hono/jsx'
 import { plainLine } from '../core/text.ts'
 import { usd } from './burn-chart.tsx'
 import type { SettingsView, Viewer } from './dashboard-view.ts'
@@ -7,6 +8,26 @@ import { Moment } from './moment.tsx'
 type List<K extends 'keys' | 'channels' | 'webhooks' | 'topups'> = NonNullable<SettingsView[K]>
 
 const MAX_SHOWN = 50
+
+type ButtonProps = {
+  readonly viewer: Viewer
+  readonly action: string
+  readonly hidden?: Readonly<Record<string, string>>
+  /** What it does to which row, for those who do not see the row. */
+  readonly label: string
+  /** Whether it takes something away. */
+  readonly isNo?: boolean
+  readonly children?: Child
+}
+
+/** A form of one button. */
+const Button = ({ viewer, action, hidden = {}, label, isNo = false, children }: ButtonProps) => (
+  <Form viewer={viewer} action={action} hidden={hidden}>
+    <button class={isNo ? 'button no' : 'button'} type="submit" aria-label={label}>
+      {children}
+    </button>
+  </Form>
+)
 
 type KeysProps = { readonly viewer: Viewer; readonly keys: List<'keys'>; readonly now_ms: number }
 
@@ -34,11 +55,15 @@ export function Keys({ viewer, keys, now_ms }: KeysProps) {
               </span>
             </div>
             {viewer.may('revoke_key') ? (
-              <Form viewer={viewer} action="revoke_key" hidden={{ key_id: key.key_id }}>
-                <button class="button no" type="submit" aria-label={`${revokeText(key.key_id, viewer)}: ${plainLine(key.name)}`}>
-                  {revokeText(key.key_id, viewer)}
-                </button>
-              </Form>
+              <Button
+                viewer={viewer}
+                action="revoke_key"
+                hidden={{ key_id: key.key_id }}
+                label={`${revokeText(key.key_id, viewer)}: ${plainLine(key.name)}`}
+                isNo
+              >
+                {revokeText(key.key_id, viewer)}
+              </Button>
             ) : null}
           </li>
         ))}
@@ -87,16 +112,12 @@ export function Channels({ viewer, channels, email }: ChannelsProps) {
           </div>
           {isOwner && email !== null ? (
             <>
-              <Form viewer={viewer} action="test_channel" hidden={{ channel_id: 'email' }}>
-                <button class="button" type="submit" aria-label="Test: mail">
-                  Test
-                </button>
-              </Form>
-              <Form viewer={viewer} action="delete_notification_email">
-                <button class="button no" type="submit" aria-label="Remove the address">
-                  Remove
-                </button>
-              </Form>
+              <Button viewer={viewer} action="test_channel" hidden={{ channel_id: 'email' }} label="Test: mail">
+                Test
+              </Button>
+              <Button viewer={viewer} action="delete_notification_email" label="Remove the address" isNo>
+                Remove
+              </Button>
             </>
           ) : null}
         </li>
@@ -113,16 +134,23 @@ export function Channels({ viewer, channels, email }: ChannelsProps) {
             </div>
             {isOwner ? (
               <>
-                <Form viewer={viewer} action="test_channel" hidden={{ channel_id: channel.channel_id }}>
-                  <button class="button" type="submit" aria-label={`Test ${plainLine(channel.name)}`}>
-                    Test
-                  </button>
-                </Form>
-                <Form viewer={viewer} action="delete_channel" hidden={{ channel_id: channel.channel_id }}>
-                  <button class="button no" type="submit" aria-label={`Remove ${plainLine(channel.name)}`}>
-                    Remove
-                  </button>
-                </Form>
+                <Button
+                  viewer={viewer}
+                  action="test_channel"
+                  hidden={{ channel_id: channel.channel_id }}
+                  label={`Test ${plainLine(channel.name)}`}
+                >
+                  Test
+                </Button>
+                <Button
+                  viewer={viewer}
+                  action="delete_channel"
+                  hidden={{ channel_id: channel.channel_id }}
+                  label={`Remove ${plainLine(channel.name)}`}
+                  isNo
+                >
+                  Remove
+                </Button>
               </>
             ) : null}
           </li>
@@ -185,16 +213,23 @@ export function Webhooks({ viewer, webhooks }: { readonly viewer: Viewer; readon
             </div>
             {isOwner ? (
               <>
-                <Form viewer={viewer} action="test_webhook" hidden={{ webhook_id: webhook.webhook_id }}>
-                  <button class="button" type="submit" aria-label={`Test ${plainLine(webhook.name)}`}>
-                    Test
-                  </button>
-                </Form>
-                <Form viewer={viewer} action="delete_webhook" hidden={{ webhook_id: webhook.webhook_id }}>
-                  <button class="button no" type="submit" aria-label={`Remove ${plainLine(webhook.name)}`}>
-                    Remove
-                  </button>
-                </Form>
+                <Button
+                  viewer={viewer}
+                  action="test_webhook"
+                  hidden={{ webhook_id: webhook.webhook_id }}
+                  label={`Test ${plainLine(webhook.name)}`}
+                >
+                  Test
+                </Button>
+                <Button
+                  viewer={viewer}
+                  action="delete_webhook"
+                  hidden={{ webhook_id: webhook.webhook_id }}
+                  label={`Remove ${plainLine(webhook.name)}`}
+                  isNo
+                >
+                  Remove
+                </Button>
               </>
             ) : null}
           </li>

@@ -15,7 +15,7 @@ import { renderSynchronously } from './synchronous.tsx'
 
 export type PageDeps<C> = {
   readonly catalogue: Catalogue
-  readonly document: ApiDocument
+  readonly document: () => ApiDocument
   readonly origin: (c: C) => string
   readonly requestId: (c: C) => string
 }
@@ -71,7 +71,7 @@ export function mountPages<E extends Env>(app: Hono<E>, deps: PageDeps<Context<E
   )
   app.get(
     '/docs',
-    page('docs', 200, (site) => <Docs site={site} document={deps.document} />),
+    page('docs', 200, (site) => <Docs site={site} document={deps.document()} />),
   )
   mountScript(app, 'site', options.script)
   app.get(STYLESHEET_PATH, (c) => file(c, stylesheet, 'text/css; charset=utf-8', 'public, max-age=31536000, immutable'))

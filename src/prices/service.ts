@@ -3,7 +3,7 @@ import { fileURLToPath } from 'node:url'
 import { z } from 'zod'
 import type { Clock } from '../core/clock.ts'
 import { DomainError } from '../core/errors.ts'
-import { uuidv7 } from '../core/ids.ts'
+import { NIL_UUID, uuidv7 } from '../core/ids.ts'
 import type { Log } from '../core/log.ts'
 import type { Database } from '../db/client.ts'
 import { withDatabaseFailure } from '../db/failure.ts'
@@ -26,7 +26,6 @@ const FETCH_TIMEOUT_MS = 10_000
 const MAX_BYTES = 8 * 1024 * 1024
 const KEPT_LISTS = 20
 const MAX_FACTOR = 2n
-const NIL_UUID = '00000000-0000-0000-0000-000000000000'
 
 /**
  * The prices in force: a catalogue that can be exchanged while it is used. A refreshed list ranks below the contract's table and the

@@ -1,6 +1,7 @@
 import { hash } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Agent } from 'undici'
+import { pathOf } from '../budgets/path.ts'
 import type { Purchase, Refusal } from '../budgets/requests.ts'
 import type { BudgetService } from '../budgets/service.ts'
 import type { Approval, LoopLimit } from '../budgets/state.ts'
@@ -337,13 +338,14 @@ export class ProxyService {
   }
 
   /**
-   * Counts the call against the agent's share, if there is one; under the id that the provider is sent and, as that may be dated, under the
-   * model's own name too.
+   * Counts the call against the shares of the agent and of those above it, where there are any: who is bound to `team` has not more of it as
+   * `team/x`. Under the id that the provider is sent and, as that may be dated, under the model's own name too.
    */
   async #checkRate(accountId: string, agentId: string, plan: PlannedCall): Promise<void> {
     const { choice } = plan
     const names = new Set([choice.model, withoutDate(withoutVariant(readModelId(choice.model).canonical))])
-    const keys = [...names].map((model) => ({ accountId, agentId, provider: choice.upstream.name, model }))
+    const provider = choice.upstream.name
+    const keys = pathOf(agentId).flatMap((level) => [...names].map((model) => ({ accountId, agentId: level, provider, model })))
     const { rates, outage } = this.#deps
     const mayGoOn = outage.covers(agentId, askedOf(plan))
     if (mayGoOn && outage.isAway) return
@@ -353,10 +355,10 @@ export class ProxyService {
       if (mayGoOn && isDatabaseAway(error)) return []
       throw error
     })
-    for (const decision of decisions) {
+    for (const [index, decision] of decisions.entries()) {
       if (decision === null || decision.allowed) continue
       const seconds = Math.ceil(decision.retry_after_ms / 1000)
-      const message = `Agent "${agentId}" has used up its requests a minute for ${choice.upstream.name}. Try again in ${seconds} s.`
+      const message = `Agent "${keys[index]?.agentId}" has used up its requests a minute for ${provider}. Try again in ${seconds} s.`
       throw new ProxyError(429, 'rate_exceeded', message, { retryAfterSeconds: seconds })
     }
   }

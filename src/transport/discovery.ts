@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto'
 import type { Hono } from 'hono'
 import { DomainError } from '../core/errors.ts'
+import { lazily } from '../core/lazy.ts'
 import type { Log } from '../core/log.ts'
 import { type Operation, SCOPES } from '../core/operation.ts'
 import { errorResponse, type HttpContext, type HttpEnv, jsonResponse, requestIdOf } from './http.ts'
@@ -12,7 +13,8 @@ const READY_TIMEOUT_MS = 1000
 
 export type DiscoveryDeps<D> = {
   readonly operations: readonly Operation<D>[]
-  readonly document: OpenApiDocument
+  /** Costs as much as a tenth of the start: made when somebody asks. */
+  readonly document: () => OpenApiDocument
   /** Rejects, or does not settle, when the database does not answer. */
   readonly ping: () => Promise<void>
   /** Whether the governance file on disk is the one in force; null without one. */
@@ -26,8 +28,10 @@ export type DiscoveryOptions = { readonly version: string; readonly origin: (c: 
 /** What machines read first: health, readiness, the OpenAPI document, llms.txt, robots.txt and `/.well-known` (contract section 10). */
 export function mountDiscovery<D>(app: Hono<HttpEnv>, deps: DiscoveryDeps<D>, options: DiscoveryOptions): void {
   const { version, origin } = options
-  const openApi = openApiText(deps.document)
-  const etag = `"${createHash('sha256').update(openApi).digest('hex').slice(0, 16)}"`
+  const openApi = lazily(() => {
+    const text = openApiText(deps.document())
+    return { text, etag: `"${createHash('sha256').update(text).digest('hex').slice(0, 16)}"` }
+  })
   const answers = within(deps.ping, READY_TIMEOUT_MS)
 
   app.get('/health', (c) => jsonResponse(200, { ok: true }, requestIdOf(c)))
@@ -42,8 +46,9 @@ export function mountDiscovery<D>(app: Hono<HttpEnv>, deps: DiscoveryDeps<D>, op
     return errorResponse(new DomainError('database_unavailable', { details, retryAfterSeconds: 1 }), id, deps.log)
   })
   app.get('/openapi.json', (c) => {
+    const { text, etag } = openApi()
     if (c.req.header('if-none-match') === etag) return document(c, null, JSON_TYPE, { status: 304, headers: { ETag: etag } })
-    return document(c, openApi, JSON_TYPE, { headers: { ETag: etag } })
+    return document(c, text, JSON_TYPE, { headers: { ETag: etag } })
   })
   app.get('/llms.txt', (c) => document(c, llmsText(deps.operations, origin(c)), 'text/plain; charset=utf-8'))
   app.get('/robots.txt', (c) => document(c, ROBOTS, 'text/plain; charset=utf-8'))

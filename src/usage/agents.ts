@@ -1,5 +1,5 @@
 import { pathOf } from '../budgets/path.ts'
-import type { BudgetService } from '../budgets/service.ts'
+import type { EnvelopeReader } from '../budgets/reader.ts'
 import type { LimitView } from '../budgets/state.ts'
 import { WINDOWS, type Window } from '../budgets/windows.ts'
 import type { Clock } from '../core/clock.ts'
@@ -41,7 +41,7 @@ const MAX_LIMITS = 8
 type Deps = {
   readonly database: Database
   readonly clock: Clock
-  readonly budgets: Pick<BudgetService, 'standingOf' | 'limitsOnPath'>
+  readonly envelopes: Pick<EnvelopeReader, 'standingOf' | 'limitsOnPath'>
   readonly usage: UsageService
 }
 
@@ -89,7 +89,7 @@ export class AgentService {
   async predict(accountId: string, agentId: string, period: Window, lookback_ms: number): Promise<Prediction> {
     await this.#find(accountId, agentId)
     const now_ms = this.#deps.clock.now()
-    const limits = (await this.#deps.budgets.limitsOnPath(accountId, agentId))
+    const limits = (await this.#deps.envelopes.limitsOnPath(accountId, agentId))
       .filter((limit) => limit.window === period)
       .slice(-MAX_LIMITS)
     if (limits.length === 0) {
@@ -125,10 +125,10 @@ export class AgentService {
 
   async #views(accountId: string, rows: readonly AgentRow[]): Promise<AgentView[]> {
     if (rows.length === 0) return []
-    const { database, budgets, clock } = this.#deps
+    const { database, envelopes, clock } = this.#deps
     const ids = rows.map(({ agentId }) => agentId)
     const [standing, open] = await Promise.all([
-      budgets.standingOf(accountId, [...new Set(ids.flatMap(pathOf))]),
+      envelopes.standingOf(accountId, [...new Set(ids.flatMap(pathOf))]),
       withDatabaseFailure(sumOpenHolds(database, accountId, ids, clock.now())),
     ])
     return rows.map((row) => {

@@ -37,7 +37,7 @@ export async function nextStep(database: Sql, { accountId, version, done }: Behi
   if (version - done <= FEW_VERSIONS) return version
   const { sql, prepare } = database
   const nth = (table: string, column: string, id: string): string =>
-    `(select ${column} - 1 from ${table} where account_id = $1::uuid and ${column} > $2::bigint
+    `(select ${column} - 1 from ${table} where account_id = $1::uuid and ${column} >= 0 and ${column} > $2::bigint
       order by ${column}, ${id} offset ${events} limit 1)`
   const [row] = await sql.unsafe(
     `select greatest($2::bigint + 1, least($3::bigint, ${nth('holds', 'taken_version', 'hold_id')}, ${nth('ledger', 'version', 'entry_id')})) as through`,
@@ -60,12 +60,12 @@ export async function sumUp({ sql, prepare }: Sql, accountId: string, done: bigi
      events as (
        select agent_id, model, taken_ms, taken_version, estimate_nanousd as spent, 1 as calls,
          ${bookedTokens('input_tokens')} as input_tokens, ${bookedTokens('output_tokens')} as output_tokens
-       from holds h where account_id = $1::uuid and taken_version > $2::bigint and taken_version <= $3::bigint
+       from holds h where account_id = $1::uuid and taken_version >= 0 and taken_version > $2::bigint and taken_version <= $3::bigint
        union all
        select h.agent_id, h.model, h.taken_ms, h.taken_version, l.amount_nanousd, 0,
          ${settledTokens('input_tokens')}, ${settledTokens('output_tokens')}
        from ledger l join holds h on h.account_id = $1::uuid and h.hold_id = l.hold_id
-       where l.account_id = $1::uuid and l.version > $2::bigint and l.version <= $3::bigint and l.kind in ('settle', 'release')),
+       where l.account_id = $1::uuid and l.version >= 0 and l.version > $2::bigint and l.version <= $3::bigint and l.kind in ('settle', 'release')),
      summed as (
        insert into usage_spend as u (account_id, span, start_ms, agent_id, model, spent_nanousd, calls, input_tokens, output_tokens, first_version, last_version)
        select $1::uuid, s.span, e.taken_ms - e.taken_ms % s.length_ms, e.agent_id, e.model, ${storable('sum(e.spent)')}, sum(e.calls)::int,

@@ -1,3 +1,4 @@
+import { NIL_UUID } from '../core/ids.ts'
 import type { Log } from '../core/log.ts'
 import { Pace } from '../core/pace.ts'
 import type { Database } from '../db/client.ts'
@@ -14,7 +15,6 @@ const STEP_EVENTS = 4_000
 /** Nobody waits for a sum: what is left while many decide is summed up when they have stopped. */
 const RESTS = { whenBusy: 49, otherwise: 3 }
 const FAILURE = 'summing up usage failed, will try again'
-const NIL_UUID = '00000000-0000-0000-0000-000000000000'
 
 export type RollupOptions = { readonly interval_ms?: number; readonly lease_ms?: number; readonly stepEvents?: number }
 type RollupDeps = {

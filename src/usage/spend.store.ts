@@ -49,7 +49,7 @@ function spendIn(p: Parameters, accountId: string, { agentId, from_ms, to_ms }: 
         and start_ms >= ${ms(floorTo(from, HOUR_MS))} and start_ms < ${ms(to)})`
     return [
       `select agent_id, model, taken_ms, ${COUNTED}, 1, 0, 0 from (
-         select * from holds where account_id = ${account} and taken_version >= ${bound('min(first_version)')}
+         select * from holds where account_id = ${account} and taken_version >= 0 and taken_version >= ${bound('min(first_version)')}
            and taken_version <= least(${head}, ${bound('max(last_version)')})
          order by taken_version desc, hold_id desc limit ${MAX_HOLDS}) h
        where taken_ms >= ${ms(from)} and taken_ms < ${ms(to)}`,
@@ -63,14 +63,14 @@ function spendIn(p: Parameters, accountId: string, { agentId, from_ms, to_ms }: 
     ...sums(SPAN.hour, days.to, hours.to),
     ...edge(hours.to, to_ms),
     `select agent_id, model, taken_ms, ${COUNTED}, 1, ${bookedTokens('input_tokens')}, ${bookedTokens('output_tokens')} from (
-       select * from holds where account_id = ${account} and taken_version > ${head}
+       select * from holds where account_id = ${account} and taken_version >= 0 and taken_version > ${head}
        order by taken_version desc, hold_id desc limit ${MAX_HOLDS}) h
      where taken_ms >= ${from} and taken_ms < ${to}`,
     // What has changed of a hold that was summed up before; of the others it is in the hold itself.
     `select h.agent_id, h.model, h.taken_ms,
        case when h.taken_version <= ${head} and h.taken_ms >= ${sumsFrom} and h.taken_ms < ${sumsTo} then l.amount_nanousd else 0 end,
        0, ${settledTokens('input_tokens')}, ${settledTokens('output_tokens')}
-     from (select * from ledger where account_id = ${account} and version > ${head} and kind in ('settle', 'release')
+     from (select * from ledger where account_id = ${account} and version >= 0 and version > ${head} and kind in ('settle', 'release')
        order by version desc, entry_id desc limit ${MAX_HOLDS}) l
      join holds h on h.account_id = ${account} and h.hold_id = l.hold_id where h.taken_ms >= ${from} and h.taken_ms < ${to}`,
   ]

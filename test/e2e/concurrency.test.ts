@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { Client } from '../support/client.ts'
 import { createTestDatabase, type TestDatabase } from '../support/databases.ts'
+import { type Fleet, startFleet } from '../support/fleet.ts'
 import {
   deadlocksIn,
   findDifferences,
@@ -13,7 +13,6 @@ import {
   type TestSql,
   watchOvershoot,
 } from '../support/load.ts'
-import { type Server, startServer } from '../support/server.ts'
 import { Workload } from '../support/workload.ts'
 
 const PROCESSES = 3
@@ -23,19 +22,15 @@ const WIDTH = 192
 describe('three server processes on one PostgreSQL', () => {
   let home: TestDatabase
   let sql: TestSql
-  const servers: Server[] = []
-  const clients: Client[] = []
+  let fleet: Fleet
 
   beforeAll(async () => {
     home = await createTestDatabase('postgres')
     sql = openSql(home.url!)
-    const env = { SIGNUP_TRIAL_OPS: '0' }
-    servers.push(...(await Promise.all(Array.from({ length: PROCESSES }, () => startServer({ databaseUrl: home.url, env })))))
-    clients.push(...servers.map((server) => new Client(server.origin, { sockets: WIDTH })))
+    fleet = await startFleet(home.url!, PROCESSES, { sockets: WIDTH })
   })
   afterAll(async () => {
-    for (const client of clients) client.close()
-    await Promise.all(servers.map((server) => server.stop()))
+    await fleet?.stop()
     await sql?.end()
     await home?.drop()
   })
@@ -44,7 +39,7 @@ describe('three server processes on one PostgreSQL', () => {
     const seed = runSeed()
     const random = randomFrom(seed)
     const overshoots = await watchOvershoot(sql)
-    const workload = new Workload(() => pick(random, clients), random)
+    const workload = new Workload(() => pick(random, fleet.clients), random)
     await workload.prepare()
 
     const started = performance.now()
@@ -68,6 +63,6 @@ describe('three server processes on one PostgreSQL', () => {
     const [changing] =
       await sql`select spent_session_nanousd as spent from envelopes where account_id = ${workload.accountId('changing')}`
     expect(changing?.spent).toBeLessThanOrEqual(workload.highestChangingLimit_nanousd)
-    for (const server of servers) expect(server.logs()).not.toMatch(/"level":(50|60)/)
+    for (const server of fleet.servers) expect(server.logs()).not.toMatch(/"level":(50|60)/)
   })
 })

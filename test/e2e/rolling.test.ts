@@ -3,8 +3,9 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { type Balancer, startBalancer } from '../support/balancer.ts'
 import { Client } from '../support/client.ts'
 import { createTestDatabase, type TestDatabase } from '../support/databases.ts'
+import { type Fleet, startFleet } from '../support/fleet.ts'
 import { findDifferences, findWrongBalances, keepBusy, openSql, type TestSql } from '../support/load.ts'
-import { type Server, startServer } from '../support/server.ts'
+import { startServer } from '../support/server.ts'
 
 const CHECK_MS = 200
 const NOTICE_SECONDS = 2
@@ -14,17 +15,17 @@ const ROUNDS = 2
 describe('two processes behind a balancer that asks /ready', () => {
   let home: TestDatabase
   let sql: TestSql
+  let fleet: Fleet
   let balancer: Balancer
   let client: Client
-  const servers: Server[] = []
 
   beforeAll(async () => {
     home = await createTestDatabase('postgres')
     sql = openSql(home.url!)
     const env = { DRAIN_NOTICE_SECONDS: String(NOTICE_SECONDS) }
-    servers.push(...(await Promise.all([1, 2].map(() => startServer({ databaseUrl: home.url, env })))))
+    fleet = await startFleet(home.url!, 2, { env })
     balancer = await startBalancer({
-      backends: servers.map(({ port }) => port),
+      backends: fleet.servers.map(({ port }) => port),
       balancing: 'round robin',
       check_ms: CHECK_MS,
     })
@@ -33,7 +34,7 @@ describe('two processes behind a balancer that asks /ready', () => {
   afterAll(async () => {
     client?.close()
     await balancer?.stop()
-    await Promise.all(servers.map((server) => server.stop()))
+    await fleet?.stop()
     await sql?.end()
     await home?.drop()
   })
@@ -57,8 +58,8 @@ describe('two processes behind a balancer that asks /ready', () => {
     })
     const restarts: number[] = []
     for (let round = 0; round < ROUNDS; round++) {
-      for (const server of servers) {
-        await untilReady(servers.length)
+      for (const server of fleet.servers) {
+        await untilReady(fleet.servers.length)
         await sleep(300)
         const before = approved
         expect(await server.kill('SIGTERM')).toEqual({ code: 0, signal: null })
@@ -67,7 +68,7 @@ describe('two processes behind a balancer that asks /ready', () => {
         restarts.push(approved - before)
       }
     }
-    await untilReady(servers.length)
+    await untilReady(fleet.servers.length)
     await sleep(300)
     await stop()
     console.log(`${approved} approved through ${restarts.length} restarts (${restarts.join(', ')} meanwhile)`)
@@ -77,11 +78,11 @@ describe('two processes behind a balancer that asks /ready', () => {
     expect(await sql`select count(*) from holds where account_id = ${accountId}`).toEqual([{ count: BigInt(approved) }])
     expect(await findWrongBalances(sql)).toEqual([])
     expect(await findDifferences(home.url!)).toEqual([])
-    for (const server of servers) expect(server.logs()).not.toMatch(/"level":(50|60)/)
+    for (const server of fleet.servers) expect(server.logs()).not.toMatch(/"level":(50|60)/)
   })
 
   it('say that they leave before they close, and go on answering until then', async () => {
-    const [server] = servers
+    const [server] = fleet.servers
     const direct = new Client(server!.origin)
     const { key } = await direct.createAccount()
     const asked = performance.now()

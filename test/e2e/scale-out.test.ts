@@ -2,8 +2,8 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { type Balancer, type Balancing, startBalancer } from '../support/balancer.ts'
 import { Client } from '../support/client.ts'
 import { createTestDatabase, type TestDatabase } from '../support/databases.ts'
+import { type Fleet, startFleet } from '../support/fleet.ts'
 import { findDifferences, findWrongBalances, openSql, spread, type TestSql } from '../support/load.ts'
-import { type Server, startServer } from '../support/server.ts'
 
 const PROCESSES = 3
 const WIDTH = 96
@@ -15,21 +15,21 @@ const COST_NANOUSD = 600_000
 describe.each(['round robin', 'sticky'] as const)('three processes behind a balancer [%s]', (balancing: Balancing) => {
   let home: TestDatabase
   let sql: TestSql
+  let fleet: Fleet
   let balancer: Balancer
   let client: Client
-  let servers: Server[] = []
 
   beforeAll(async () => {
     home = await createTestDatabase('postgres')
     sql = openSql(home.url!)
-    servers = await Promise.all(Array.from({ length: PROCESSES }, () => startServer({ databaseUrl: home.url })))
-    balancer = await startBalancer({ backends: servers.map(({ port }) => port), balancing })
+    fleet = await startFleet(home.url!, PROCESSES)
+    balancer = await startBalancer({ backends: fleet.servers.map(({ port }) => port), balancing })
     client = new Client(balancer.origin, { sockets: WIDTH })
   })
   afterAll(async () => {
     client?.close()
     await balancer?.stop()
-    await Promise.all(servers.map((server) => server.stop()))
+    await fleet?.stop()
     await sql?.end()
     await home?.drop()
   })
@@ -50,6 +50,6 @@ describe.each(['round robin', 'sticky'] as const)('three processes behind a bala
     expect(await sql`select count(*) from holds where account_id = ${accountId}`).toEqual([{ count: BigInt(FITTING) }])
     expect(await findWrongBalances(sql)).toEqual([])
     expect(await findDifferences(home.url!)).toEqual([])
-    for (const server of servers) expect(server.logs()).not.toMatch(/"level":(50|60)/)
+    for (const server of fleet.servers) expect(server.logs()).not.toMatch(/"level":(50|60)/)
   })
 })

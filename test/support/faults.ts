@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { Client } from './client.ts'
+import type { Client } from './client.ts'
+import type { Fleet } from './fleet.ts'
 import {
   deadlocksIn,
   findDifferences,
@@ -12,25 +13,7 @@ import {
   type TestSql,
   untilAnswered,
 } from './load.ts'
-import { type Server, startServer } from './server.ts'
 import { Workload } from './workload.ts'
-
-/** Some server processes on one database, with a client for each. */
-export type Fleet = { readonly servers: readonly Server[]; readonly clients: readonly Client[]; stop(): Promise<void> }
-
-export async function startFleet(databaseUrl: string, count: number, env: Record<string, string> = {}): Promise<Fleet> {
-  const start = () => startServer({ databaseUrl, env: { SIGNUP_TRIAL_OPS: '0', ...env } })
-  const servers = await Promise.all(Array.from({ length: count }, start))
-  const clients = servers.map((server) => new Client(() => server.origin))
-  return {
-    servers,
-    clients,
-    async stop() {
-      for (const client of clients) client.close()
-      await Promise.all(servers.map((server) => server.stop()))
-    },
-  }
-}
 
 const INPUT = { agent_id: 'worker', model: 'gpt-4o', estimated_tokens: 100 }
 const KEYED_OPS = 1_000_000
@@ -88,7 +71,8 @@ export class KeyedClears {
 }
 
 export type Loaded = { readonly workload: Workload; readonly keyed: KeyedClears }
-const WIDTH = 40
+/** Requests under way at once that carry no Idempotency-Key. */
+export const LOAD_WIDTH = 40
 const KEYED_WIDTH = 8
 
 /** Runs every kind of request while `during` does its damage, and says what came of it in one line. */
@@ -100,7 +84,7 @@ export async function underLoad(fleet: Fleet, during: (loaded: Loaded) => Promis
   const { workload, keyed } = loaded
   await workload.prepare()
   await keyed.prepare()
-  const stop = keepBusy(WIDTH, async () => {
+  const stop = keepBusy(LOAD_WIDTH, async () => {
     const bad = workload.refused + workload.unanswered
     await workload.step()
     if (workload.refused + workload.unanswered > bad) await sleep(20)
@@ -108,10 +92,13 @@ export async function underLoad(fleet: Fleet, during: (loaded: Loaded) => Promis
   const stopKeyed = keepBusy(KEYED_WIDTH, () => keyed.step())
   try {
     await during(loaded)
-  } finally {
-    await stop()
-    await stopKeyed()
+  } catch (error) {
+    // The load may fail for it too, and says less about it.
+    await Promise.allSettled([stop(), stopKeyed()])
+    throw error
   }
+  await stop()
+  await stopKeyed()
   console.log(
     `seed ${seed}: ${workload.answered} answered, ${workload.refused} refused, ${workload.unanswered} not answered, ${keyed.retries} tries again, slowest ${Math.round(workload.slowest_ms)} ms`,
   )

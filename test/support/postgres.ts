@@ -16,10 +16,10 @@ import {
   symlinkSync,
 } from 'node:fs'
 import { createRequire } from 'node:module'
-import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { delimiter, dirname, join, relative } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { freePort } from './free-port.ts'
 import { copyCluster, followSettings } from './standby.ts'
 
 /** PostgreSQL refuses to run as root; root starts it as the system's `nobody`. */
@@ -144,6 +144,8 @@ class Server implements PostgresServer {
     const running = this.process
     if (running === undefined) return
     const exited = onceExited(running)
+    // A child that it made after it was asked for them would outlive it.
+    if (mode === 'kill') running.kill('SIGSTOP')
     const children = mode === 'kill' ? childrenOf(this.pid) : []
     running.kill(STOP_SIGNALS[mode])
     for (const pid of children) killIfThere(pid)
@@ -152,6 +154,7 @@ class Server implements PostgresServer {
       running.kill('SIGQUIT')
       await exited
     }
+    await untilGone(children)
     this.process = undefined
     this.watchdog?.kill('SIGKILL')
     this.watchdog = undefined
@@ -217,14 +220,28 @@ function childrenOf(parent: number): number[] {
   return readdirSync('/proc')
     .filter((name) => /^\d+$/.test(name))
     .map(Number)
-    .filter((pid) => {
-      try {
-        const stat = readFileSync(`/proc/${pid}/stat`, 'latin1')
-        return Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[1]) === parent
-      } catch {
-        return false // it has ended meanwhile
-      }
-    })
+    .filter((pid) => statOf(pid)?.parent === parent)
+}
+
+/** Killed processes end when the kernel lets go of them, and share their memory until then: no server starts on the same data before. */
+async function untilGone(pids: readonly number[]): Promise<void> {
+  const isThere = (pid: number) => (statOf(pid)?.state ?? 'Z') !== 'Z'
+  const deadline = Date.now() + STOP_TIMEOUT_MS
+  while (pids.some(isThere)) {
+    if (Date.now() > deadline) throw new Error(`PostgreSQL's processes have not ended: ${pids.filter(isThere).join(', ')}`)
+    await sleep(5)
+  }
+}
+
+/** null when the process has ended. */
+function statOf(pid: number): { state: string; parent: number } | null {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, 'latin1')
+    const [state = '', parent] = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
+    return { state, parent: Number(parent) }
+  } catch {
+    return null
+  }
 }
 
 function killIfThere(pid: number): void {
@@ -367,15 +384,4 @@ function inFolder(folder: string): Binaries | undefined {
     }
   }
   return binaries
-}
-
-function freePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const probe = createServer()
-    probe.once('error', reject)
-    probe.listen(0, '127.0.0.1', () => {
-      const address = probe.address()
-      probe.close(() => (address !== null && typeof address === 'object' ? resolve(address.port) : reject(new Error('no port'))))
-    })
-  })
 }

@@ -47,7 +47,7 @@ const PACKAGE_RULES: readonly { packages: RegExp; allowed: RegExp; because: stri
   },
   {
     packages: /^(hono|@hono\/[^/]+)(\/|$)/,
-    allowed: /^(transport|pages)\/|^(app|main)\.tsx?$/,
+    allowed: /^(transport|pages)\/|^(app-http|main)\.tsx?$/,
     because: 'only the transports know HTTP',
   },
   { packages: /^@modelcontextprotocol\//, allowed: /^transport\//, because: 'only the transports know MCP' },

@@ -17,7 +17,7 @@ function appWith(ping: () => Promise<void>, options: { publicUrl?: string; trust
   const origin = { publicUrl: options.publicUrl, trustedProxies: options.trustedProxies ?? 0 }
   mountDiscovery(
     app,
-    { operations, document, ping, log: createLog('silent') },
+    { operations, document: () => document, ping, log: createLog('silent') },
     { version: VERSION, origin: (c) => originOf(c, origin) },
   )
   return app
@@ -70,7 +70,7 @@ describe('/ready', () => {
     const isLeaving = () => true
     mountDiscovery(
       app,
-      { operations, document, ping, isLeaving, log: createLog('silent') },
+      { operations, document: () => document, ping, isLeaving, log: createLog('silent') },
       { version: VERSION, origin: () => ORIGIN },
     )
     const response = await app.request('/ready')

@@ -4,7 +4,8 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { pathToFileURL } from 'node:url'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { createTestDatabase, type TestDatabase } from '../../support/databases.ts'
-import { type Fleet, startFleet, underLoad, wrongAfter } from '../../support/faults.ts'
+import { underLoad, wrongAfter } from '../../support/faults.ts'
+import { type Fleet, startFleet } from '../../support/fleet.ts'
 import { openSql, type TestSql, watchOvershoot } from '../../support/load.ts'
 
 const DAY_MS = 86_400_000
@@ -27,7 +28,8 @@ describe('a server whose wall clock is set', () => {
     sql = openSql(home.url!)
     file = join(home.dataDir, 'clock-shift')
     writeFileSync(file, '0')
-    fleet = await startFleet(home.url!, 2, { NODE_OPTIONS: `--import=${SHIFT}`, CLOCK_SHIFT_FILE: file, LOG_LEVEL: 'debug' })
+    const env = { NODE_OPTIONS: `--import=${SHIFT}`, CLOCK_SHIFT_FILE: file, LOG_LEVEL: 'debug' }
+    fleet = await startFleet(home.url!, 2, { env })
   })
   afterAll(async () => {
     await fleet?.stop()

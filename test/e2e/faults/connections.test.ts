@@ -1,7 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import postgres from 'postgres'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { type Fleet, startFleet, underLoad, untilDecides, wrongAfter } from '../../support/faults.ts'
+import { underLoad, untilDecides, wrongAfter } from '../../support/faults.ts'
+import { type Fleet, startFleet } from '../../support/fleet.ts'
 import { type PostgresServer, startPostgres } from '../../support/postgres.ts'
 
 const MAX_CONNECTIONS = 24
@@ -13,7 +14,7 @@ describe('a PostgreSQL without a free connection', () => {
 
   beforeAll(async () => {
     server = await startPostgres({ settings: { max_connections: MAX_CONNECTIONS, superuser_reserved_connections: 0 } })
-    fleet = await startFleet(server.url, 2, { DB_POOL_SIZE: '4' })
+    fleet = await startFleet(server.url, 2, { env: { DB_POOL_SIZE: '4' } })
   })
   afterAll(async () => {
     await fleet?.stop()

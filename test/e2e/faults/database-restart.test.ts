@@ -1,12 +1,10 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { Client, UnansweredError } from '../../support/client.ts'
-import { findDifferences, findWrongBalances, keepBusy, openSql, pick, randomFrom, runSeed } from '../../support/load.ts'
+import { UnansweredError } from '../../support/client.ts'
+import { LOAD_WIDTH, underLoad, untilDecides, wrongAfter } from '../../support/faults.ts'
+import { type Fleet, startFleet } from '../../support/fleet.ts'
 import { type PostgresServer, startPostgres } from '../../support/postgres.ts'
-import { type Server, startServer } from '../../support/server.ts'
-import { Workload } from '../../support/workload.ts'
 
-const WIDTH = 48
 const DOWN_MS = 1500
 /** No request may take longer, whatever the database does. */
 const LONGEST_MS = 10_000
@@ -14,84 +12,46 @@ const RESUMED_WITHIN_MS = 8_000
 
 describe('a database that goes away under load', () => {
   let postgres: PostgresServer
-  const servers: Server[] = []
-  const clients: Client[] = []
+  let fleet: Fleet
 
   beforeAll(async () => {
     postgres = await startPostgres()
-    const start = () => startServer({ databaseUrl: postgres.url, env: { SIGNUP_TRIAL_OPS: '0' } })
-    servers.push(...(await Promise.all([start(), start()])))
-    clients.push(...servers.map((server) => new Client(server.origin, { sockets: WIDTH })))
+    fleet = await startFleet(postgres.url, 2)
   })
   afterAll(async () => {
-    for (const client of clients) client.close()
-    await Promise.all(servers.map((server) => server.stop()))
+    await fleet?.stop()
     await postgres?.remove()
   })
-
-  /** From the database's being ready to the first decision of each process. */
-  async function resumption(key: string): Promise<number[]> {
-    const ready = performance.now()
-    return Promise.all(
-      clients.map(async (client) => {
-        for (;;) {
-          const answer = await client.clear(key, { agent_id: 'a', model: 'gpt-4o', estimated_tokens: 1 })
-          if (answer.status === 200) return Math.round(performance.now() - ready)
-          if (performance.now() - ready > RESUMED_WITHIN_MS)
-            throw new Error(`still ${answer.status} after ${RESUMED_WITHIN_MS} ms`)
-          await sleep(20)
-        }
-      }),
-    )
-  }
 
   it.each(['fast', 'immediate', 'kill'] as const)(
     'answers 503 meanwhile, loses nothing and goes on by itself (%s)',
     async (mode) => {
-      const seed = runSeed()
-      const random = randomFrom(seed)
-      const workload = new Workload(() => pick(random, clients), random)
-      await workload.prepare()
-      const { key } = await clients[0]!.createAccount(1000)
-
-      const stop = keepBusy(WIDTH, async () => {
-        const { refused } = workload
-        await workload.step()
-        if (workload.refused > refused) await sleep(20)
+      const { key } = await fleet.clients[0]!.createAccount(1000)
+      const loaded = await underLoad(fleet, async () => {
+        await sleep(1000)
+        await postgres.stop(mode)
+        await sleep(DOWN_MS)
+        await postgres.restart()
+        const resumed = await untilDecides(fleet, key, RESUMED_WITHIN_MS)
+        await sleep(1000)
+        await postgres.restart(mode)
+        const again = await untilDecides(fleet, key, RESUMED_WITHIN_MS)
+        await sleep(500)
+        console.log(`${mode}: resumed after ${resumed} ms and ${again} ms`)
       })
-      await sleep(1000)
-      await postgres.stop(mode)
-      await sleep(DOWN_MS)
-      await postgres.restart()
-      const resumed = await resumption(key)
-      await sleep(1000)
-      await postgres.restart(mode)
-      const again = await resumption(key)
-      await sleep(500)
-      await stop()
-      console.log(
-        `seed ${seed} ${mode}: ${workload.answered} answered, ${workload.refused} refused, slowest ${Math.round(workload.slowest_ms)} ms, resumed after ${resumed} ms and ${again} ms`,
-      )
-
+      const { workload } = loaded
       expect(workload.faults).toEqual([])
       expect(workload.unanswered).toBe(0)
-      expect(workload.refused).toBeGreaterThan(WIDTH)
-      expect(workload.approved.size).toBeGreaterThan(100)
+      expect(workload.refused).toBeGreaterThan(LOAD_WIDTH)
+      expect(workload.approved.size).toBeGreaterThan(20)
       expect(workload.slowest_ms).toBeLessThan(LONGEST_MS)
-      const sql = openSql(postgres.url)
-      try {
-        expect(await workload.disagreements(sql, false)).toEqual([])
-        expect(await findWrongBalances(sql)).toEqual([])
-        expect(await findDifferences(postgres.url)).toEqual([])
-      } finally {
-        await sql.end()
-      }
-      for (const server of servers) expect(server.logs()).not.toContain('unexpected failure')
+      expect(await wrongAfter(loaded, postgres.url)).toEqual([])
+      for (const server of fleet.servers) expect(server.logs()).not.toContain('unexpected failure')
     },
   )
 
   it('answers every kind of request while the database is down', async () => {
-    const [client] = clients
+    const [client] = fleet.clients
     const { key } = await client!.createAccount(10)
     const other = await client!.createKey(key, { scope: 'read' })
     await client!.setEnvelope(key, { agent_id: 'a', limit_usd: 1 })
@@ -155,6 +115,6 @@ describe('a database that goes away under load', () => {
     } finally {
       await postgres.restart()
     }
-    console.log(`resumed after ${await resumption(key)} ms`)
+    console.log(`resumed after ${await untilDecides(fleet, key, RESUMED_WITHIN_MS)} ms`)
   })
 })

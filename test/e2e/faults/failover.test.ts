@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { type Fleet, startFleet, underLoad, untilDecides, wrongAfter } from '../../support/faults.ts'
+import { underLoad, untilDecides, wrongAfter } from '../../support/faults.ts'
+import { type Fleet, startFleet } from '../../support/fleet.ts'
 import { openSql, type TestSql, watchOvershoot } from '../../support/load.ts'
 import { type PostgresServer, startPostgres } from '../../support/postgres.ts'
 import { makeSynchronous, PRIMARY_SETTINGS, promote } from '../../support/standby.ts'

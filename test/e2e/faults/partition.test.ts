@@ -1,7 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { createTestDatabase, type TestDatabase } from '../../support/databases.ts'
-import { type Fleet, startFleet, underLoad, untilDecides, wrongAfter } from '../../support/faults.ts'
+import { underLoad, untilDecides, wrongAfter } from '../../support/faults.ts'
+import { type Fleet, startFleet } from '../../support/fleet.ts'
 import { startSwitch, type TcpSwitch } from '../../support/tcp-switch.ts'
 
 /** Silence is noticed within ten seconds, connections that were given up end two later, and opening new ones is tried for five. */

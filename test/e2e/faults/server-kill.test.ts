@@ -2,11 +2,11 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { Client } from '../../support/client.ts'
 import { createTestDatabase, type TestDatabase } from '../../support/databases.ts'
+import { underLoad, wrongAfter } from '../../support/faults.ts'
+import { type Fleet, startFleet } from '../../support/fleet.ts'
 import {
-  deadlocksIn,
   findDifferences,
   findWrongBalances,
-  keepBusy,
   openSql,
   pick,
   randomFrom,
@@ -16,8 +16,6 @@ import {
   untilAnswered,
   watchOvershoot,
 } from '../../support/load.ts'
-import { type Server, startServer } from '../../support/server.ts'
-import { Workload } from '../../support/workload.ts'
 
 const KILLS = 4
 const WIDTH = 64
@@ -26,19 +24,15 @@ const RETRIED = Number(process.env.E2E_RETRIED ?? 1500)
 describe('server processes that are killed', () => {
   let home: TestDatabase
   let sql: TestSql
-  const servers: Server[] = []
-  const clients: Client[] = []
+  let fleet: Fleet
 
   beforeAll(async () => {
     home = await createTestDatabase('postgres')
     sql = openSql(home.url!)
-    const env = { SIGNUP_TRIAL_OPS: '0' }
-    servers.push(...(await Promise.all(Array.from({ length: 3 }, () => startServer({ databaseUrl: home.url, env })))))
-    clients.push(...servers.map((server) => new Client(() => server.origin, { sockets: WIDTH })))
+    fleet = await startFleet(home.url!, 3, { sockets: WIDTH })
   })
   afterAll(async () => {
-    for (const client of clients) client.close()
-    await Promise.all(servers.map((server) => server.stop()))
+    await fleet?.stop()
     await sql?.end()
     await home?.drop()
   })
@@ -47,39 +41,26 @@ describe('server processes that are killed', () => {
     const seed = runSeed()
     const random = randomFrom(seed)
     const overshoots = await watchOvershoot(sql)
-    const [victim] = servers
-    const workload = new Workload(() => pick(random, clients), random)
-    await workload.prepare()
-
-    const stop = keepBusy(WIDTH, async () => {
-      const { unanswered } = workload
-      await workload.step()
-      if (workload.unanswered > unanswered) await sleep(5)
+    const [victim] = fleet.servers
+    const loaded = await underLoad(fleet, async () => {
+      for (let kill = 0; kill < KILLS; kill++) {
+        await sleep(300 + random() * 700)
+        await victim!.kill('SIGKILL')
+        await sleep(random() * 300)
+        await victim!.restart()
+      }
     })
-    for (let kill = 0; kill < KILLS; kill++) {
-      await sleep(300 + random() * 700)
-      await victim!.kill('SIGKILL')
-      await sleep(random() * 300)
-      await victim!.restart()
-    }
-    await stop()
-    console.log(
-      `seed ${seed}: ${KILLS} kills, ${workload.answered} answered, ${workload.unanswered} not, ${workload.approved.size} approved`,
-    )
-
-    expect(workload.unanswered).toBeGreaterThan(0)
-    expect(workload.approved.size).toBeGreaterThan(100)
-    expect(await workload.disagreements(sql, false)).toEqual([])
-    expect(await findWrongBalances(sql)).toEqual([])
-    expect(await findDifferences(home.url!)).toEqual([])
-    expect(await overshoots(workload.accountId('changing'))).toEqual([])
-    expect(await deadlocksIn(sql)).toBe(0)
+    console.log(`seed ${seed}: ${KILLS} kills`)
+    expect(loaded.workload.unanswered).toBeGreaterThan(0)
+    expect(loaded.workload.approved.size).toBeGreaterThan(100)
+    expect(await wrongAfter(loaded, home.url!)).toEqual([])
+    expect(await overshoots(loaded.workload.accountId('changing'))).toEqual([])
   })
 
   it('do each request once when it is retried with its Idempotency-Key', async () => {
     const seed = runSeed()
     const random = randomFrom(seed)
-    const [killed, ...others] = servers
+    const [killed, ...others] = fleet.servers
     const steady = new Client(others[0]!.origin)
     const { key, accountId } = await steady.createAccount(RETRIED * 2)
     await steady.setEnvelope(key, { agent_id: 'worker', limit_usd: 1000, window: 'session' })
@@ -98,7 +79,7 @@ describe('server processes that are killed', () => {
       // Half of all first tries go to the process that is being killed.
       const target = (attempt: number) => {
         if (attempt > 0) retries++
-        return attempt === 0 && index % 2 === 0 ? clients[0]! : pick(random, clients)
+        return attempt === 0 && index % 2 === 0 ? fleet.clients[0]! : pick(random, fleet.clients)
       }
       const name = `clear-${index}`
       const clear = await untilAnswered((attempt) => target(attempt).clear(key, input, { idempotencyKey: name }))

@@ -39,6 +39,16 @@ describeEachDatabase('claims by transaction hash', (openTestDatabase) => {
     const tx = await chain.transfer(wallet, TREASURY, units)
     return { wallet, tx }
   }
+  /** Two dollars that a contract wallet has sent. */
+  async function paidByContract() {
+    const owner = await fundedWallet(chain, 1n)
+    const wallet = await chain.deployWallet(owner)
+    await chain.mint(wallet, 2n * USD)
+    const data = encodeFunctionData({ abi: TOKEN_ABI, functionName: 'transfer', args: [TREASURY, 2n * USD] })
+    const tx = await chain.walletTransfer(owner, wallet, data)
+    await chain.mine(2)
+    return { owner, tx }
+  }
 
   it('credits a transfer to the shared address to whom its sender names', async () => {
     const { key, accountId } = await app.createAccount(0)
@@ -112,12 +122,7 @@ describeEachDatabase('claims by transaction hash', (openTestDatabase) => {
   })
 
   it('accepts contract wallets, deployed and not yet deployed', async () => {
-    const owner = await fundedWallet(chain, 1n)
-    const wallet = await chain.deployWallet(owner)
-    await chain.mint(wallet, 2n * USD)
-    const data = encodeFunctionData({ abi: TOKEN_ABI, functionName: 'transfer', args: [TREASURY, 2n * USD] })
-    const tx = await chain.walletTransfer(owner, wallet, data)
-    await chain.mine(2)
+    const { owner, tx } = await paidByContract()
     const { key } = await app.createAccount(0)
     const message = await messageFor(key, tx)
     expect((await claim(key, tx, await walletAt(8).signMessage({ message }))).body.error).toBe('sender_mismatch')
@@ -248,12 +253,7 @@ describeEachDatabase('claims by transaction hash', (openTestDatabase) => {
   })
 
   it('does not call a contract wallet an impostor because the node fails during the check', async () => {
-    const owner = await fundedWallet(chain, 1n)
-    const wallet = await chain.deployWallet(owner)
-    await chain.mint(wallet, 2n * USD)
-    const data = encodeFunctionData({ abi: TOKEN_ABI, functionName: 'transfer', args: [TREASURY, 2n * USD] })
-    const tx = await chain.walletTransfer(owner, wallet, data)
-    await chain.mine(2)
+    const { owner, tx } = await paidByContract()
     const { key } = await app.createAccount(0)
     const signature = await owner.signMessage({ message: await messageFor(key, tx) })
     node.fault = { down: true, only: ['eth_call', 'eth_blockNumber'] }

@@ -324,8 +324,11 @@ describe('several processes on one PostgreSQL', () => {
           ? engines.map((engine) => engine.submit(accountId, settle(turn % 4 < 2 ? 'a' : 'b', outcome.holdId, 3)))
           : [],
       )
-      const emails = Array.from({ length: 50 }, (_, index) =>
-        database!.sql.unsafe('update accounts set notification_email = $1', [`${index}@example.com`]),
+      const emails = Array.from({ length: 100 }, (_, index) =>
+        database!.sql.unsafe('update accounts set notification_email = $1 where account_id = $2::uuid', [
+          `${index}@example.com`,
+          accounts[index % 2]!,
+        ]),
       )
       const settled = await Promise.all(settlements)
       await Promise.all(emails)

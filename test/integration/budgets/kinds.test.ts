@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest'
 import { DecisionEngine } from '../../../src/budgets/engine.ts'
+import { EnvelopeReader } from '../../../src/budgets/reader.ts'
 import { BudgetService } from '../../../src/budgets/service.ts'
 import { HOLD_KIND } from '../../../src/budgets/tables.ts'
 import { verifyBalances } from '../../../src/budgets/verify.ts'
@@ -36,7 +37,8 @@ async function setUp(database: Database) {
   const here = budgetsOf(database, clock)
   const there = budgetsOf(database, clock)
   await here.setEnvelope(accountId, call(), 'a', { daily: 2, session: 10 })
-  const spent = async () => (await here.getEnvelope(accountId, 'a')).limits.map((limit) => Number(limit.spent) / 1e9)
+  const envelopes = new EnvelopeReader({ database, clock })
+  const spent = async () => (await envelopes.get(accountId, 'a')).limits.map((limit) => Number(limit.spent) / 1e9)
   const reserve = (budgets: BudgetService, tokens = 10_000) =>
     budgets.clear(accountId, call(), {
       agentId: 'a',

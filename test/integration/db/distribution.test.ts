@@ -104,6 +104,40 @@ async function runHotPath(apps: readonly TestApp[], accounts: number): Promise<{
   return counts
 }
 
+const isWrite = (text: string): boolean => text.startsWith('with locked')
+
+type Scan = { readonly relation: string; readonly index: string | null; readonly condition: string }
+
+async function indexColumns({ sql }: Database): Promise<ReadonlyMap<string, string[]>> {
+  const rows = await sql.unsafe(
+    `select c.relname, (select string_agg(a.attname, ',' order by k.position) from unnest(i.indkey) with ordinality k(number, position)
+       join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.number) as columns
+     from pg_index i join pg_class c on c.oid = i.indexrelid where c.relnamespace = 'public'::regnamespace`,
+  )
+  return new Map(rows.map(({ relname, columns }) => [String(relname), String(columns).split(',')]))
+}
+
+/** Every place of a plan that reads a table. */
+function scansOf(plan: unknown): Scan[] {
+  if (Array.isArray(plan)) return plan.flatMap(scansOf)
+  if (typeof plan !== 'object' || plan === null) return []
+  const node = plan as Record<string, unknown>
+  const isScan = /^(Index|Seq|Bitmap)/.test(String(node['Node Type']))
+  const scan = { relation: node['Relation Name'], index: node['Index Name'] ?? null, condition: node['Index Cond'] ?? '' }
+  return [...(isScan ? [scan as Scan] : []), ...Object.values(node).flatMap(scansOf)]
+}
+
+/**
+ * Whether a scan goes straight to the rows it wants: by the first columns of its index without a gap, and by more than the account where
+ * an account has many rows.
+ */
+function isByKey({ index, condition }: Scan, columns: ReadonlyMap<string, string[]>): boolean {
+  const key = columns.get(index ?? '') ?? []
+  const used = key.map((column) => new RegExp(`(^|[ (])"?${column}"? `).test(condition))
+  const first = used.indexOf(false) === -1 ? used.length : used.indexOf(false)
+  return first >= Math.min(2, key.length) && !used.slice(first).includes(true)
+}
+
 describe('what is sent to the database by the hot path', () => {
   let server: PostgresServer
   const databases: Database[] = []
@@ -139,6 +173,44 @@ describe('what is sent to the database by the hot path', () => {
       return without.length === 0 ? [] : [`${without}: ${text.replaceAll(/\s+/g, ' ').slice(0, 300)}`]
     })
     expect(faults).toEqual([expect.stringMatching(/^api_keys: select account_id, .* from api_keys where key_hash = any/)])
+  })
+
+  it.each(['postgres', 'pglite'] as const)(
+    'finds rows by their keys also when it was planned before there were any, on %s',
+    async (kind) => {
+      const from = server.log().length
+      await runHotPath(apps, 2)
+      const sent = [...new Set(statementsIn(server.log().slice(from), 'gvnr'))]
+      // How much an account has is counted, rarely, and up to a limit.
+      const statements = sent.filter((text) => /^(with|select)\b/.test(text) && (isWrite(text) || !/\bcount\(/.test(text)))
+      const empty = await createTestDatabase(kind)
+      const database = await openDatabase(empty)
+      try {
+        const columns = await indexColumns(database)
+        const scans: Scan[] = []
+        for (const text of statements) {
+          const sql = isWrite(text) ? database.laneSql : database.sql
+          const [row] = await sql.unsafe(`explain (generic_plan, format json) ${text}`)
+          scans.push(...scansOf(row?.['QUERY PLAN']))
+        }
+        expect(scans.map(({ relation }) => relation)).toEqual(expect.arrayContaining(['accounts', 'envelopes', 'holds']))
+        expect(scans.filter((scan) => !isByKey(scan, columns))).toEqual([])
+      } finally {
+        await database.close()
+        await empty.drop()
+      }
+    },
+  )
+
+  it.each([
+    ['holds_version', '((account_id = u.account_id) AND (hold_id = u.hold_id))', false],
+    ['holds_account_id_hold_id_pk', '(account_id = $1)', false],
+    ['holds_account_id_hold_id_pk', '((account_id = u.account_id) AND (hold_id = u.hold_id))', true],
+    ['holds_version', '((account_id = $1) AND (taken_version > $2))', true],
+    ['accounts_pkey', '(account_id = ANY ($1))', true],
+  ])('would notice a scan of %s by %s', async (index, condition, expected) => {
+    const columns = await indexColumns(databases[0]!)
+    expect(isByKey({ relation: 'holds', index, condition }, columns)).toBe(expected)
   })
 
   it.each([

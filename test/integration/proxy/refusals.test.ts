@@ -254,6 +254,21 @@ describeEachDatabase('what the proxy refuses', (openTestDatabase) => {
       expect(await proxy.operations()).toBe(operations - 1)
       expect((await call('gpt-4o-mini')).status).toBe(200)
     })
+
+    it('hold for every agent below, under whatever name it calls', async () => {
+      for (const agent_id of ['crew', 'crew2']) await setEnvelope({ agent_id, limit_usd: 3 })
+      await share('crew', 'openai', 'gpt-4o', 2)
+      await share('crew/x/y', 'openai', 'gpt-4o', 5)
+      const call = (agentId: string) => proxy.post('/v1/chat/completions', CHAT, { 'x-gvnr-agent-id': agentId })
+      expect((await call('crew/x')).status).toBe(200)
+      expect((await call('crew/x/y')).status).toBe(200)
+      const refused = await Promise.all(['crew', 'crew/z', 'crew/x/y', 'crew//'].map(call))
+      expect(refused.map(({ status }) => status)).toEqual([429, 429, 429, 429])
+      expect(await errorOf(refused[1] as Response)).toMatchObject({
+        message: expect.stringContaining('Agent "crew" has used up'),
+      })
+      expect((await call('crew2')).status).toBe(200)
+    })
   })
 
   describe("the operator's keys", () => {

@@ -1,18 +1,15 @@
-import { and, asc, desc, eq, gt, inArray, isNotNull, lt, lte, ne, or, type SQL, sql } from 'drizzle-orm'
+import { and, asc, desc, eq, gt, inArray, lt, lte, ne, type SQL, sql } from 'drizzle-orm'
 import type { Address, Hex } from 'viem'
+import { NIL_UUID } from '../core/ids.ts'
 import type { Database } from '../db/client.ts'
 import type { Transfer } from './chain.ts'
-import { opsFromUnits, type UsdcUnits } from './packs.ts'
-import { chainCursors, credits, outflows, paymentIntents, receivingAddresses } from './tables.ts'
+import { opsFromUnits } from './packs.ts'
+import { credits } from './tables.ts'
 
 type CreditColumns = typeof credits.$inferSelect
 export type CreditRow = CreditColumns & { readonly txHash: Hex; readonly payer: Address; readonly receiver: Address }
 export type CreditSource = NonNullable<CreditColumns['source']>
-export type IntentRow = typeof paymentIntents.$inferSelect
-export type ReceivingAddress = typeof receivingAddresses.$inferSelect
-export type Cursor = typeof chainCursors.$inferSelect
-
-const NIL_UUID = '00000000-0000-0000-0000-000000000000'
+export type PaymentState = CreditColumns['state']
 
 /** Text columns that only ever hold what `Transfer` gave them. */
 const typed = (rows: CreditColumns[]): CreditRow[] => rows as CreditRow[]
@@ -224,8 +221,6 @@ export async function listCredits(
   return typed(await orm.select().from(credits).where(where).orderBy(desc(credits.creditId)).limit(limit))
 }
 
-export type PaymentState = CreditColumns['state']
-
 /** For the operator: payments in one state, newest first. */
 export async function listPayments(
   { orm }: Database,
@@ -244,193 +239,4 @@ export async function listPayments(
 
 export async function findCredit({ orm }: Database, creditId: string): Promise<CreditRow | undefined> {
   return typed(await orm.select().from(credits).where(eq(credits.creditId, creditId)))[0]
-}
-
-export type PaymentTotals = {
-  readonly credits: bigint
-  readonly creditedUnits: UsdcUnits
-  readonly unattributed: bigint
-  readonly unattributedUnits: UsdcUnits
-  readonly openIntents: bigint
-  readonly owedOps: bigint
-}
-
-export async function sumPayments({ orm }: Database, chainId: number): Promise<PaymentTotals> {
-  const [row] = await orm
-    .select({
-      credits: sql<bigint>`count(*) filter (where ${credits.state} = 'credited')`,
-      creditedUnits: sql<bigint>`coalesce(sum(${credits.amountUnits}) filter (where ${credits.state} = 'credited'), 0)::bigint`,
-      unattributed: sql<bigint>`count(*) filter (where ${credits.state} = 'unattributed')`,
-      unattributedUnits: sql<bigint>`coalesce(sum(${credits.amountUnits}) filter (where ${credits.state} = 'unattributed'), 0)::bigint`,
-      openIntents: sql<bigint>`(select count(*) from ${paymentIntents} where ${paymentIntents.chainId} = ${chainId} and ${paymentIntents.state} = 'open')`,
-      owedOps: sql<bigint>`coalesce(sum(${credits.debtOps}), 0)::bigint`,
-    })
-    .from(credits)
-    .where(eq(credits.chainId, chainId))
-  if (row === undefined) throw new Error('an aggregate has one row')
-  return row
-}
-
-/** What should have come in at each address up to a block: by receiver. */
-export async function sumIncoming({ orm }: Database, chainId: number, upTo: bigint): Promise<Map<string, UsdcUnits>> {
-  const rows = await orm
-    .select({ receiver: credits.receiver, units: sql<bigint>`sum(${credits.amountUnits})::bigint` })
-    .from(credits)
-    .where(and(eq(credits.chainId, chainId), lte(credits.blockNumber, upTo), ne(credits.state, 'reversed')))
-    .groupBy(credits.receiver)
-  return new Map(rows.map((row) => [row.receiver, row.units]))
-}
-
-export async function sumOutgoing({ orm }: Database, chainId: number, upTo: bigint): Promise<Map<string, UsdcUnits>> {
-  const rows = await orm
-    .select({ payer: outflows.payer, units: sql<bigint>`sum(${outflows.amountUnits})::bigint` })
-    .from(outflows)
-    .where(and(eq(outflows.chainId, chainId), lte(outflows.blockNumber, upTo)))
-    .groupBy(outflows.payer)
-  return new Map(rows.map((row) => [row.payer, row.units]))
-}
-
-export async function insertOutflow({ orm }: Database, chainId: number, transfer: Transfer): Promise<void> {
-  const { txHash, logIndex, payer, receiver, units, blockNumber } = transfer
-  await orm
-    .insert(outflows)
-    .values({ chainId, txHash, logIndex, payer, receiver, amountUnits: units, blockNumber })
-    .onConflictDoNothing()
-}
-
-// Addresses
-
-/** @returns false when the address was known before */
-export async function insertAddress({ orm }: Database, address: ReceivingAddress): Promise<boolean> {
-  const rows = await orm.insert(receivingAddresses).values(address).onConflictDoNothing().returning()
-  return rows.length > 0
-}
-
-export async function listAddresses({ orm }: Database, chainId: number): Promise<ReceivingAddress[]> {
-  return orm.select().from(receivingAddresses).where(eq(receivingAddresses.chainId, chainId))
-}
-
-/** Accounts' own addresses that have received something. */
-export async function listUsedDepositAddresses(
-  { orm }: Database,
-  chainId: number,
-): Promise<{ address: string; accountId: string }[]> {
-  const rows = await orm
-    .selectDistinct({ address: receivingAddresses.address, accountId: receivingAddresses.accountId })
-    .from(receivingAddresses)
-    .innerJoin(credits, and(eq(credits.chainId, receivingAddresses.chainId), eq(credits.receiver, receivingAddresses.address)))
-    .where(and(eq(receivingAddresses.chainId, chainId), isNotNull(receivingAddresses.accountId)))
-  return rows.map(({ address, accountId }) => ({ address, accountId: accountId ?? '' }))
-}
-
-// Intents
-
-const intentKey = (key: { chainId: number; payer: string; nonce: string }): SQL | undefined =>
-  and(eq(paymentIntents.chainId, key.chainId), eq(paymentIntents.payer, key.payer), eq(paymentIntents.nonce, key.nonce))
-
-export async function findIntent(
-  { orm }: Database,
-  key: { chainId: number; payer: string; nonce: string },
-): Promise<IntentRow | undefined> {
-  return (await orm.select().from(paymentIntents).where(intentKey(key)))[0]
-}
-
-/** Commits an intent, unless one for this payment is there already. */
-export async function insertIntent({ orm }: Database, intent: IntentRow): Promise<void> {
-  await orm.insert(paymentIntents).values(intent).onConflictDoNothing()
-}
-
-/** Takes the right to ask for the settlement, by the database's clock. @returns false while another request has it */
-export async function leaseIntent({ orm }: Database, key: IntentRow, lease_ms: number): Promise<boolean> {
-  const rows = await orm
-    .update(paymentIntents)
-    .set({ leaseMs: sql`${DATABASE_MS} + ${lease_ms}::bigint` })
-    .where(and(intentKey(key), lte(paymentIntents.leaseMs, DATABASE_MS)))
-    .returning({ nonce: paymentIntents.nonce })
-  return rows.length > 0
-}
-
-/** Gives the right back and notes the transaction, when there is one. */
-export async function releaseIntent({ orm }: Database, key: IntentRow, txHash: string | null): Promise<void> {
-  await orm
-    .update(paymentIntents)
-    .set({ leaseMs: 0, ...(txHash !== null && { txHash }) })
-    .where(intentKey(key))
-}
-
-/** Ends an intent: credited by this transaction. */
-export async function settleIntent(
-  { orm }: Database,
-  key: { chainId: number; payer: string; nonce: string },
-  txHash: string,
-): Promise<void> {
-  await orm.update(paymentIntents).set({ state: 'settled', txHash }).where(intentKey(key))
-}
-
-/** Ends the intents that the chain can no longer settle. */
-export async function expireIntents({ orm }: Database, chainId: number, before_ms: number): Promise<void> {
-  await orm
-    .update(paymentIntents)
-    .set({ state: 'expired' })
-    .where(
-      and(eq(paymentIntents.chainId, chainId), eq(paymentIntents.state, 'open'), lt(paymentIntents.validBeforeMs, before_ms)),
-    )
-}
-
-// Cursor
-
-const DATABASE_MS = sql`(extract(epoch from clock_timestamp()) * 1000)::bigint`
-
-export async function insertCursor({ orm }: Database, cursor: Omit<Cursor, 'leaseHolder' | 'leaseMs'>): Promise<void> {
-  await orm
-    .insert(chainCursors)
-    .values({ ...cursor, leaseMs: 0 })
-    .onConflictDoNothing()
-}
-
-/**
- * Makes this process the one that reads the chain, or keeps it so: a lease by the database's clock, which works behind any pooler.
- * @returns the cursor; null while another process holds the lease; undefined when the chain was never read
- */
-export async function leaseCursor(
-  { orm }: Database,
-  chainId: number,
-  holder: string,
-  lease_ms: number,
-): Promise<Cursor | null | undefined> {
-  const [row] = await orm
-    .update(chainCursors)
-    .set({ leaseHolder: holder, leaseMs: sql`${DATABASE_MS} + ${lease_ms}::bigint` })
-    .where(
-      and(eq(chainCursors.chainId, chainId), or(eq(chainCursors.leaseHolder, holder), lt(chainCursors.leaseMs, DATABASE_MS))),
-    )
-    .returning()
-  if (row) return row
-  return (await findCursor({ orm }, chainId)) === undefined ? undefined : null
-}
-
-export async function findCursor({ orm }: Pick<Database, 'orm'>, chainId: number): Promise<Cursor | undefined> {
-  return (await orm.select().from(chainCursors).where(eq(chainCursors.chainId, chainId)))[0]
-}
-
-/** Moves the cursor while the lease is ours. @returns false when it is not any more */
-export async function moveCursor(
-  { orm }: Database,
-  cursor: Cursor,
-  to: Partial<Pick<Cursor, 'scannedBlock' | 'scannedHash' | 'finalBlock'>>,
-): Promise<boolean> {
-  const rows = await orm
-    .update(chainCursors)
-    .set(to)
-    .where(and(eq(chainCursors.chainId, cursor.chainId), eq(chainCursors.leaseHolder, cursor.leaseHolder ?? NIL_UUID)))
-    .returning({ chainId: chainCursors.chainId })
-  return rows.length > 0
-}
-
-/** Lets another process take over at once. */
-export async function releaseCursor({ orm }: Database, chainId: number, holder: string): Promise<void> {
-  await orm
-    .update(chainCursors)
-    .set({ leaseHolder: null, leaseMs: 0 })
-    .where(and(eq(chainCursors.chainId, chainId), eq(chainCursors.leaseHolder, holder)))
 }
