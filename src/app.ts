@@ -43,7 +43,7 @@ import { outboxFigures } from './notifications/figures.ts'
 import { createMailer } from './notifications/mailer.ts'
 import { Outbound } from './notifications/outbound.ts'
 import { EndpointSealing } from './notifications/sealing.ts'
-import { NotificationService } from './notifications/service.ts'
+import { type NotificationDeps, NotificationService } from './notifications/service.ts'
 import { OutboxWorker, type WorkerOptions } from './notifications/worker.ts'
 import type { OperationDeps } from './operations.ts'
 import { readOperatorPrices } from './operator-prices.ts'
@@ -135,7 +135,7 @@ export function createApp(config: Config, deps: AppDeps, options: AppOptions = {
     { telegramUrl: config.TELEGRAM_API_URL, mailDomain: domainOf(config.MAIL_FROM) },
   )
   const outbox = new OutboxWorker({ ...deps, delivery, commands }, options.outbox)
-  const wake = () => outbox.wake()
+  const wake: NotificationDeps['wake'] = (priority) => outbox.wake(priority)
   const notifications = new NotificationService(
     { ...deps, delivery, wake, addressOf, sealing, changes: audit },
     { allowPrivate: config.OUTBOUND_ALLOW_PRIVATE },

@@ -6,8 +6,8 @@ export class ArrayLiteral {
   #text = '{'
   #first = true
 
-  /** A value that needs no quoting: a number, a UUID, a known word. */
-  raw(value: string | number | bigint | null): void {
+  /** A value that needs no quoting: a number, a boolean, a UUID, a known word. */
+  raw(value: string | number | bigint | boolean | null): void {
     this.#next()
     this.#text += value === null ? 'null' : value
   }
@@ -38,7 +38,7 @@ export class Parameters {
   readonly #values: string[] = []
 
   add<T>(
-    type: 'uuid' | 'text' | 'bigint' | 'smallint' | 'integer' | 'bytea',
+    type: 'uuid' | 'text' | 'bigint' | 'smallint' | 'integer' | 'boolean' | 'bytea',
     rows: readonly T[],
     put: (row: T, array: ArrayLiteral) => void,
   ): string {

@@ -7,7 +7,8 @@ import type { Clock } from '../core/clock.ts'
 import { uuidv7 } from '../core/ids.ts'
 import { usdFromNanousd } from '../core/money.ts'
 import type { Parameters } from '../db/array-literal.ts'
-import { type DomainEvent, eventBit, FirstOfMinute } from './events.ts'
+import type { Priority } from './events.ts'
+import { type DomainEvent, eventBit, FirstOfMinute, prioritiesOf } from './events.ts'
 import { fanOutSql } from './store.ts'
 
 const DENIED = eventBit('clearance.denied')
@@ -18,12 +19,12 @@ const MAX_PERCENT = 1_000
 /** Turns decisions into events for the webhooks that want them, stored by the statement that stores the decision. */
 export class DecisionEvents implements Companion {
   readonly #clock: Clock
-  readonly #wake: () => void
+  readonly #wake: (priority: Priority) => void
   readonly #policy: PolicySource
   readonly #denials = new FirstOfMinute()
 
   /** @param deps `policy` must be the engine's */
-  constructor(deps: { clock: Clock; wake: () => void; policy?: PolicySource }) {
+  constructor(deps: { clock: Clock; wake: (priority: Priority) => void; policy?: PolicySource }) {
     this.#clock = deps.clock
     this.#policy = deps.policy ?? noPolicy
     this.#wake = deps.wake
@@ -51,11 +52,12 @@ export class DecisionEvents implements Companion {
       if ((wanted & DECIDED) !== 0) events.push(...decisionEvents(change))
     }
     if (events === undefined || events.length === 0) return null
+    const priorities = prioritiesOf(events)
     return {
       sql: `events as (${fanOutSql(p, events, true)})`,
       stored: (accountIds) => {
         for (const { accountId, kind, atMs } of told) if (accountIds.has(accountId)) this.#denials.confirm(accountId, kind, atMs)
-        this.#wake()
+        for (const priority of priorities) this.#wake(priority)
       },
     }
   }

@@ -17,7 +17,7 @@ export type Result = {
 
 export type Deliverable = Pick<
   Message,
-  'accountId' | 'endpointId' | 'eventId' | 'event' | 'body' | 'link' | 'atMs' | 'expiresMs'
+  'accountId' | 'endpointId' | 'eventId' | 'event' | 'priority' | 'body' | 'link' | 'atMs' | 'expiresMs'
 > & {
   readonly endpoint: Endpoint | null
 }
@@ -81,7 +81,7 @@ export class Delivery {
 
   async #post(message: Deliverable, endpoint: Endpoint, now_ms: number): Promise<Result> {
     const { url, body, headers } = this.#requestOf(message, endpoint, now_ms)
-    const { status, retryAfter_ms } = await this.#deps.outbound.postJson(url, body, headers)
+    const { status, retryAfter_ms } = await this.#deps.outbound.postJson(url, body, { priority: message.priority, headers })
     const outcome = `answered ${status}`
     if (status >= 200 && status < 300) return { state: 'sent', outcome }
     // 410 Gone: the receiver says that it is there no more (Standard Webhooks). A redirect is an address nobody agreed to.

@@ -34,6 +34,17 @@ export type DomainEvent = {
   readonly expiresMs?: number
 }
 
+export type Priority = 'urgent' | 'ordinary'
+
+/**
+ * Urgent is what somebody waits for: a person has to learn of a request, and an agent of the decision. What tells of something that is
+ * over can come later. (A test message is not queued at all.) A property of the stream and not of the event: an urgent event behind
+ * ordinary ones of its stream would have to wait for them.
+ */
+export const priorityOf = ({ stream }: Pick<DomainEvent, 'stream'>): Priority =>
+  stream.startsWith('approval:') ? 'urgent' : 'ordinary'
+export const prioritiesOf = (events: readonly DomainEvent[]): ReadonlySet<Priority> => new Set(events.map(priorityOf))
+
 const MAX_ACCOUNTS = 2_000
 const MAX_KEYS_PER_MINUTE = 200
 const MINUTE_MS = 60_000

@@ -2,6 +2,7 @@ import { lookup as resolve } from 'node:dns'
 import { isIP, type LookupFunction } from 'node:net'
 import ipaddr from 'ipaddr.js'
 import { Agent, request } from 'undici'
+import type { Priority } from './events.ts'
 
 export type OutboundResponse = { readonly status: number; readonly retryAfter_ms: number | null }
 export type OutboundOptions = {
@@ -66,34 +67,41 @@ const lookupPublic: LookupFunction = (hostname, options, callback) => {
  */
 export class Outbound {
   readonly allowPrivate: boolean
-  readonly #agent: Agent
+  readonly #agents: Readonly<Record<Priority, Agent>>
   readonly #timeout_ms: number
 
   constructor(options: OutboundOptions) {
     this.allowPrivate = options.allowPrivate
     this.#timeout_ms = options.timeout_ms ?? TIMEOUT_MS
-    this.#agent = new Agent({
-      connect: { timeout: this.#timeout_ms, ...(!options.allowPrivate && { lookup: lookupPublic }) },
-      headersTimeout: this.#timeout_ms,
-      bodyTimeout: this.#timeout_ms,
-      keepAliveTimeout: 4_000,
-      connections: 8,
-      pipelining: 1,
-    })
+    const agent = () =>
+      new Agent({
+        connect: { timeout: this.#timeout_ms, ...(!options.allowPrivate && { lookup: lookupPublic }) },
+        headersTimeout: this.#timeout_ms,
+        bodyTimeout: this.#timeout_ms,
+        keepAliveTimeout: 4_000,
+        connections: 8,
+        pipelining: 1,
+      })
+    // Connections of their own: many receivers share a host, and a request waits for one of its connections.
+    this.#agents = { urgent: agent(), ordinary: agent() }
   }
 
   /**
    * Posts a JSON text. Resolves with whatever status comes; redirects are not followed.
    * @throws BlockedAddressError when the address may not be called, else the socket's error
    */
-  async postJson(target: string, body: string, headers: Readonly<Record<string, string>> = {}): Promise<OutboundResponse> {
+  async postJson(
+    target: string,
+    body: string,
+    options: { priority: Priority; headers?: Readonly<Record<string, string>> },
+  ): Promise<OutboundResponse> {
     const url = allowedUrl(target, this.allowPrivate)
     if (url === null) throw new BlockedAddressError('the address is not an https URL of a public host')
     const response = await request(url, {
       method: 'POST',
-      headers: { 'content-type': 'application/json', 'user-agent': 'gvnr', ...headers },
+      headers: { 'content-type': 'application/json', 'user-agent': 'gvnr', ...options.headers },
       body,
-      dispatcher: this.#agent,
+      dispatcher: this.#agents[options.priority],
       signal: AbortSignal.timeout(this.#timeout_ms),
     })
     // A receiver that trickles its answer does not fail the delivery: the status has come.
@@ -101,8 +109,8 @@ export class Outbound {
     return { status: response.statusCode, retryAfter_ms: retryAfter(response.headers['retry-after']) }
   }
 
-  close(): Promise<void> {
-    return this.#agent.destroy()
+  async close(): Promise<void> {
+    await Promise.all(Object.values(this.#agents).map((agent) => agent.destroy()))
   }
 }
 

@@ -9,7 +9,8 @@ import { withDatabaseFailure } from '../db/failure.ts'
 import type { Recorder } from '../db/recorder.ts'
 import type { Runner } from '../db/runner.ts'
 import type { Delivery, Result } from './delivery.ts'
-import { type DomainEvent, type EventName, eventsIn, FirstOfMinute, maskOf } from './events.ts'
+import type { Priority } from './events.ts'
+import { type DomainEvent, type EventName, eventsIn, FirstOfMinute, maskOf, prioritiesOf, priorityOf } from './events.ts'
 import { allowedUrl } from './outbound.ts'
 import type { EndpointSealing } from './sealing.ts'
 import { newSigningSecret } from './signature.ts'
@@ -56,7 +57,7 @@ export type NotificationDeps = {
   readonly clock: Clock
   readonly log: Log
   readonly delivery: Delivery
-  readonly wake: () => void
+  readonly wake: (priority?: Priority) => void
   readonly addressOf: (accountId: string) => Promise<string | null>
   readonly changes: Recorder
   readonly sealing: EndpointSealing
@@ -80,7 +81,8 @@ export class NotificationService {
     this.#deps = deps
     this.#allowPrivate = options.allowPrivate
     this.#publishing = new Batcher(async (events: DomainEvent[]) => {
-      if ((await insertEvents(deps.database.sql, deps.database.prepare, events)) > 0) deps.wake()
+      if ((await insertEvents(deps.database.sql, deps.database.prepare, events)) > 0)
+        for (const priority of prioritiesOf(events)) deps.wake(priority)
       return allFulfilled(events.map(() => undefined))
     }, QUEUE)
   }
@@ -95,7 +97,7 @@ export class NotificationService {
   /** Queues an event by itself; resolves when it is stored. Repeating it under the same id tells nobody twice. */
   async publish(event: DomainEvent): Promise<void> {
     const { database, wake } = this.#deps
-    if ((await withDatabaseFailure(insertEvents(database.sql, database.prepare, [event]))) > 0) wake()
+    if ((await withDatabaseFailure(insertEvents(database.sql, database.prepare, [event]))) > 0) wake(priorityOf(event))
   }
 
   /** Queues a message to people, in the caller's transaction. */
@@ -249,6 +251,7 @@ export class NotificationService {
         endpointId: endpoint?.endpointId ?? EMAIL_ENDPOINT,
         eventId: uuidv7(atMs),
         event: 'test',
+        priority: 'urgent',
         body: '{"message":"Messages of this account arrive here."}',
         link: null,
         atMs,

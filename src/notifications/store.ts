@@ -1,9 +1,9 @@
 import { and, asc, count, desc, eq, sql } from 'drizzle-orm'
 import { IN_LOCKED } from '../budgets/companion.ts'
-import { ArrayLiteral, Parameters } from '../db/array-literal.ts'
+import { Parameters } from '../db/array-literal.ts'
 import type { Database } from '../db/client.ts'
 import { type Runner, runnerOf } from '../db/runner.ts'
-import { type DomainEvent, eventBit } from './events.ts'
+import { type DomainEvent, eventBit, type Priority, priorityOf } from './events.ts'
 import { endpoints, MESSAGE_STATE, outbox } from './tables.ts'
 
 export type Endpoint = typeof endpoints.$inferSelect
@@ -22,8 +22,10 @@ const STILL_QUEUED = `o.state + 0 = ${MESSAGE_STATE.queued}`
  * attempts is sent once more, which at-least-once allows; the decisions' commits keep the disk to themselves.
  */
 const UNHURRIED = `(select set_config('synchronous_commit', 'off', true)) is not null`
-/** Due messages that a claim chooses from. */
-const MAX_LOOKED_AT = 500
+/** Queued and the first of its stream, as the index of both lanes says it, and no other one. */
+const IN_LANE = `state < ${MESSAGE_STATE.sent} and due_ms is not null`
+/** Due messages that a claim chooses from. A subselect, because a planner that knows the number and believes in fewer would fetch and sort all there are. */
+const MAX_LOOKED_AT = '(select 500)'
 
 /** `null` as endpoint: the account's notification address. */
 export type Message = {
@@ -31,6 +33,7 @@ export type Message = {
   readonly endpointId: string
   readonly eventId: string
   readonly event: string
+  readonly priority: Priority
   readonly body: string
   readonly link: string | null
   readonly attempts: number
@@ -50,6 +53,8 @@ export type Delivery = {
   readonly outcome: string | null
 }
 
+const isUrgent = (event: Pick<DomainEvent, 'stream'>): boolean => priorityOf(event) === 'urgent'
+
 /** The endpoint id that stands for the account's notification address. */
 export const EMAIL_ENDPOINT = '00000000-0000-0000-0000-000000000000'
 
@@ -62,15 +67,15 @@ const isBehind = (alias: string): string =>
  * `locked (account_id)`, only for those accounts.
  */
 export function fanOutSql(p: Parameters, events: readonly DomainEvent[], onlyLocked: boolean): string {
-  return `insert into outbox (account_id, endpoint_id, event_id, event, stream, dedup_key, body, link, state, attempts, at_ms, due_ms, expires_ms)
+  return `insert into outbox (account_id, endpoint_id, event_id, event, stream, dedup_key, body, link, state, attempts, at_ms, due_ms, expires_ms, urgent)
   select m.account_id, m.endpoint_id, m.event_id, m.event, m.stream, m.full_key,
     case when m.threshold is null then m.body else (m.body::jsonb || jsonb_build_object('threshold_percent', m.threshold))::text end,
-    m.link, ${MESSAGE_STATE.queued}, 0, m.at_ms, case when m.place = 1 and not ${isBehind('m')} then m.at_ms end, m.expires_ms
+    m.link, ${MESSAGE_STATE.queued}, 0, m.at_ms, case when m.place = 1 and not ${isBehind('m')} then m.at_ms end, m.expires_ms, m.urgent
   from (
     select n.*, row_number() over (partition by n.account_id, n.endpoint_id, n.stream order by n.at_ms, n.event_id) as place from (
     select u.*, w.endpoint_id, x.threshold, u.dedup_key || coalesce(':' || x.threshold, '') as full_key
-    from unnest(${p.add('uuid', events, (e, a) => a.raw(e.accountId))}, ${p.add('uuid', events, (e, a) => a.raw(e.id))}, ${p.add('text', events, (e, a) => a.raw(e.name))}, ${p.add('integer', events, (e, a) => a.raw(eventBit(e.name)))}, ${p.add('text', events, (e, a) => a.text(e.stream))}, ${p.add('text', events, (e, a) => a.text(e.dedupKey ?? null))}, ${p.add('text', events, (e, a) => a.text(JSON.stringify(e.data)))}, ${p.add('text', events, (e, a) => a.text(e.link ?? null))}, ${p.add('bigint', events, (e, a) => a.raw(e.atMs))}, ${p.add('bigint', events, (e, a) => a.raw(e.expiresMs ?? null))}, ${p.add('integer', events, (e, a) => a.raw(e.percent?.from ?? null))}, ${p.add('integer', events, (e, a) => a.raw(e.percent?.to ?? null))})
-      u(account_id, event_id, event, bit, stream, dedup_key, body, link, at_ms, expires_ms, low, high)
+    from unnest(${p.add('uuid', events, (e, a) => a.raw(e.accountId))}, ${p.add('uuid', events, (e, a) => a.raw(e.id))}, ${p.add('text', events, (e, a) => a.raw(e.name))}, ${p.add('integer', events, (e, a) => a.raw(eventBit(e.name)))}, ${p.add('text', events, (e, a) => a.text(e.stream))}, ${p.add('text', events, (e, a) => a.text(e.dedupKey ?? null))}, ${p.add('text', events, (e, a) => a.text(JSON.stringify(e.data)))}, ${p.add('text', events, (e, a) => a.text(e.link ?? null))}, ${p.add('bigint', events, (e, a) => a.raw(e.atMs))}, ${p.add('bigint', events, (e, a) => a.raw(e.expiresMs ?? null))}, ${p.add('integer', events, (e, a) => a.raw(e.percent?.from ?? null))}, ${p.add('integer', events, (e, a) => a.raw(e.percent?.to ?? null))}, ${p.add('boolean', events, (e, a) => a.raw(isUrgent(e)))})
+      u(account_id, event_id, event, bit, stream, dedup_key, body, link, at_ms, expires_ms, low, high, urgent)
     join endpoints w on w.account_id = u.account_id and w.enabled and (w.event_mask & u.bit) <> 0
     left join lateral (select max(t) as threshold from unnest(w.thresholds) t where t > u.low and t <= u.high) x on true
     where (u.low is null or x.threshold is not null)${onlyLocked ? ` and ${IN_LOCKED}` : ''}) n
@@ -98,8 +103,8 @@ export async function insertMessages(
   const values = [event.accountId, event.id, event.name, event.stream, event.dedupKey ?? null, JSON.stringify(event.data)]
   const rest = [event.link ?? null, String(event.atMs), event.expiresMs === undefined ? null : String(event.expiresMs)]
   await runner.unsafe(
-    `insert into outbox (account_id, endpoint_id, event_id, event, stream, dedup_key, body, link, state, attempts, at_ms, due_ms, expires_ms)
-     select $2::uuid, u.endpoint_id, $3::uuid, $4, $5, $6, $7, $8, ${MESSAGE_STATE.queued}, 0, $9::bigint, case when not ${isBehind('u')} then $9::bigint end, $10::bigint
+    `insert into outbox (account_id, endpoint_id, event_id, event, stream, dedup_key, body, link, state, attempts, at_ms, due_ms, expires_ms, urgent)
+     select $2::uuid, u.endpoint_id, $3::uuid, $4, $5, $6, $7, $8, ${MESSAGE_STATE.queued}, 0, $9::bigint, case when not ${isBehind('u')} then $9::bigint end, $10::bigint, ${isUrgent(event)}
      from (select e.endpoint_id, $2::uuid as account_id, $5::text as stream from unnest(${ids}) e(endpoint_id)) u
      on conflict do nothing`,
     [...p.values(), ...values, ...rest],
@@ -107,35 +112,50 @@ export async function insertMessages(
   )
 }
 
+/** How many more messages an endpoint can take; endpoints with the same `countedAs` share the places. */
+export type Places = { readonly endpointId: string; readonly countedAs: string; readonly places: number }
+
 /**
- * Takes messages that are due, each the first unsent of its stream, and keeps other processes off them for `lease_ms`.
- * @param options at most `limit` in all and `perEndpoint` to one; none to `busy` ones
+ * Takes messages of one priority that are due, each the first unsent of its stream, and keeps other processes off them for `lease_ms`.
+ * @param options at most `limit` in all; to an endpoint as many as `counted` says, to others `perEndpoint` each
  */
 export async function claimMessages(
   { sql: raw, prepare }: Database,
-  options: { now_ms: number; lease_ms: number; limit: number; perEndpoint: number; busy: readonly string[] },
+  options: {
+    priority: Priority
+    now_ms: number
+    lease_ms: number
+    limit: number
+    perEndpoint: number
+    counted: readonly Places[]
+  },
 ): Promise<Message[]> {
-  const busy = new ArrayLiteral()
-  for (const id of options.busy) busy.raw(id)
+  const { counted } = options
+  const p = new Parameters()
+  const now = p.addOne('bigint', options.now_ms)
   const rows = await raw.unsafe(
-    `with due as (
-       select d.*, row_number() over (partition by d.endpoint_id order by d.due_ms) as place from (
+    `with counted as materialized (
+       select * from unnest(${p.add('uuid', counted, (c, a) => a.raw(c.endpointId))}, ${p.add('uuid', counted, (c, a) => a.raw(c.countedAs))}, ${p.add('integer', counted, (c, a) => a.raw(c.places))}) c(endpoint_id, counted_as, places)),
+     due as (
+       select d.*, c.places, row_number() over (partition by coalesce(c.counted_as, d.endpoint_id) order by d.due_ms) as place from (
          select account_id, endpoint_id, event_id, due_ms from outbox
-         where state = ${MESSAGE_STATE.queued} and due_ms is not null and due_ms <= $1::bigint and endpoint_id <> all($4::uuid[])
-         order by due_ms limit ${MAX_LOOKED_AT}) d),
+         where ${options.priority === 'urgent' ? 'urgent' : 'not urgent'} and ${IN_LANE} and due_ms <= ${now}
+           and endpoint_id not in (select endpoint_id from counted where places = 0)
+         order by due_ms limit ${MAX_LOOKED_AT}) d
+       left join counted c on c.endpoint_id = d.endpoint_id),
      heads as materialized (
        select o.account_id, o.endpoint_id, o.event_id from due d
        join outbox o on o.account_id = d.account_id and o.endpoint_id = d.endpoint_id and o.event_id = d.event_id
-       where ${UNHURRIED} and d.place <= $5::int and ${STILL_QUEUED} and o.due_ms <= $1::bigint
-       order by d.due_ms limit $3::int for update of o skip locked),
+       where ${UNHURRIED} and d.place <= coalesce(d.places, ${p.addOne('integer', options.perEndpoint)}) and ${STILL_QUEUED} and o.due_ms <= ${now}
+       order by d.due_ms limit ${p.addOne('integer', options.limit)} for update of o skip locked),
      claimed as (
-       update outbox o set due_ms = $1::bigint + $2::bigint, attempts = o.attempts + 1 from heads h
+       update outbox o set due_ms = ${now} + ${p.addOne('bigint', options.lease_ms)}, attempts = o.attempts + 1 from heads h
        where o.account_id = h.account_id and o.endpoint_id = h.endpoint_id and o.event_id = h.event_id
        returning o.*)
      select c.account_id, c.endpoint_id, c.event_id, c.event, c.body, c.link, c.attempts, c.at_ms, c.expires_ms,
        e.endpoint_id is not null as has_endpoint, e.role, e.kind, e.name, e.target, e.secret, e.event_mask, e.thresholds, e.enabled, e.created_ms, e.verified_ms
      from claimed c left join endpoints e on e.account_id = c.account_id and e.endpoint_id = c.endpoint_id`,
-    [String(options.now_ms), String(options.lease_ms), String(options.limit), busy.close(), String(options.perEndpoint)],
+    p.values(),
     { prepare },
   )
   return rows.map((row) => ({
@@ -143,6 +163,7 @@ export async function claimMessages(
     endpointId: row.endpoint_id as string,
     eventId: row.event_id as string,
     event: row.event as string,
+    priority: options.priority,
     body: row.body as string,
     link: row.link as string | null,
     attempts: Number(row.attempts),
@@ -235,23 +256,6 @@ export async function analyzeOutbox({ sql: raw, prepare }: Database): Promise<vo
   await raw.unsafe('analyze outbox', [], { prepare })
 }
 
-/** Gives claimed messages back unsent, as if they had not been claimed. */
-export async function unclaimMessages(
-  { sql: raw, prepare }: Database,
-  messages: readonly Message[],
-  now_ms: number,
-): Promise<void> {
-  const p = new Parameters()
-  const now = p.addOne('bigint', now_ms)
-  await raw.unsafe(
-    `update outbox o set due_ms = ${now}, attempts = o.attempts - 1
-     from unnest(${p.add('uuid', messages, (m, a) => a.raw(m.accountId))}, ${p.add('uuid', messages, (m, a) => a.raw(m.endpointId))}, ${p.add('uuid', messages, (m, a) => a.raw(m.eventId))}, ${p.add('integer', messages, (m, a) => a.raw(m.attempts))}) u(account_id, endpoint_id, event_id, attempts)
-     where o.account_id = u.account_id and o.endpoint_id = u.endpoint_id and o.event_id = u.event_id and o.attempts = u.attempts and ${STILL_QUEUED} and ${UNHURRIED}`,
-    p.values(),
-    { prepare },
-  )
-}
-
 /** Deletes messages that were finished before a moment, at most `limit`. */
 export async function purgeMessages({ orm }: Database, before_ms: number, limit: number): Promise<void> {
   await orm.execute(
@@ -261,12 +265,13 @@ export async function purgeMessages({ orm }: Database, before_ms: number, limit:
 
 /** When the message that has been due the longest became so; null when none is queued. */
 export async function oldestDue({ sql: raw, prepare }: Database): Promise<number | null> {
-  const [row] = await raw.unsafe(
-    `select due_ms from outbox where state = ${MESSAGE_STATE.queued} and due_ms is not null order by due_ms limit 1`,
+  const rows = await raw.unsafe(
+    `select o.due_ms from (values (true), (false)) l(urgent), lateral (
+       select due_ms from outbox where urgent = l.urgent and ${IN_LANE} order by due_ms limit 1) o`,
     [],
     { prepare },
   )
-  return row === undefined ? null : Number(row.due_ms)
+  return rows.length === 0 ? null : Math.min(...rows.map((row) => Number(row.due_ms)))
 }
 
 /** Deliveries to one endpoint, newest first. */

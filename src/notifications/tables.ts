@@ -65,10 +65,15 @@ export const outbox = pgTable(
     finishedMs: ms('finished_ms'),
     /** Status or reason of the last attempt. */
     outcome: text('outcome'),
+    /** Goes before what is not. All messages of a stream or none (events.ts). False for what the release before queues, which does not know it. */
+    urgent: boolean('urgent').notNull().default(false),
   },
   (t) => [
     // Not endpoint before event: without statistics the planner would take it for as good as outbox_stream, and read whole queues.
     primaryKey({ columns: [t.accountId, t.eventId, t.endpointId] }),
+    // `< 1` and not `= 0`, so that what claims (`state < 1`) fits no other index, whatever the statistics say.
+    index('outbox_lane').on(t.urgent, t.dueMs).where(sql`${t.state} < 1 and ${t.dueMs} is not null`),
+    // What the release before claims by; it goes when that one is gone.
     index('outbox_due').on(t.dueMs).where(sql`${t.state} = 0 and ${t.dueMs} is not null`),
     index('outbox_stream').on(t.accountId, t.endpointId, t.stream, t.atMs, t.eventId).where(sql`${t.state} = 0`),
     uniqueIndex('outbox_dedup').on(t.accountId, t.endpointId, t.dedupKey).where(sql`${t.dedupKey} is not null`),

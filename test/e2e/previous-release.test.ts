@@ -5,6 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { Client } from '../support/client.ts'
 import { createTestDatabase, type TestDatabase } from '../support/databases.ts'
+import { startReceiver, until } from '../support/humans.ts'
 import { findDifferences, findWrongBalances, openSql, pick, randomFrom, runSeed, spread, type TestSql } from '../support/load.ts'
 import { startPriceSource } from '../support/price-source.ts'
 import { type Server, startServer } from '../support/server.ts'
@@ -115,6 +116,38 @@ describe('the previous release on the schema of this one', () => {
     expect((await refresh(current)).body).toEqual(body)
     expect(source.asked).toBe(1)
   })
+
+  it('delivers beside it what either of them queued, in order', async () => {
+    const receiver = await startReceiver()
+    undo.push(() => receiver.close())
+    const settings = { OUTBOUND_ALLOW_PRIVATE: 'on' }
+    const { home, old, client } = await prepare(undefined, settings)
+    const server = await startServer({ databaseUrl: home.url, env: settings })
+    undo.push(() => server.stop())
+    const current = new Client(server.origin)
+    undo.push(async () => current.close())
+    for (const [name, asked, decided] of [
+      ['old', client, current],
+      ['new', current, client],
+    ] as const) {
+      const { key } = await asked.createAccount(0)
+      const post = (by: Client, path: string, body: object) =>
+        by.send<{ approval_id: string }>({ method: 'POST', path, key, body })
+      const made = await post(asked, '/v1/webhooks', { url: `${receiver.origin}/${name}` })
+      // The first attempt fails, so that the decision is queued behind the request.
+      receiver.fail(500)
+      const { status, body } = await post(asked, '/v1/approval/request', { agent_id: 'a', action_summary: 'x' })
+      await until(() => receiver.received.length > 0, 'the first attempt')
+      const answer = await post(decided, `/approve/${body.approval_id}/decide`, { decision: 'approved' })
+      expect([made.status, status, answer.status]).toEqual([201, 200, 200])
+      const types = () => receiver.received.map((one) => `${one.path} ${(JSON.parse(one.body) as { type: string }).type}`)
+      await until(() => types().length === 3, 'the second attempt and the decision', 20_000)
+      const [request, decision] = [`/${name} approval.requested`, `/${name} approval.decided`]
+      expect(types()).toEqual([request, request, decision])
+      receiver.received.splice(0)
+    }
+    for (const one of [old, server]) expect(one.logs()).not.toMatch(/"level":(50|60)/)
+  }, 90_000)
 
   it.each([
     ['renames a column', 'alter table holds rename column model to model_id'],

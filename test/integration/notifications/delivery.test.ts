@@ -1,46 +1,11 @@
 import type { IncomingHttpHeaders } from 'node:http'
-import type { AddressInfo } from 'node:net'
-import PostalMime, { type Email } from 'postal-mime'
-import { SMTPServer } from 'smtp-server'
+import type { Email } from 'postal-mime'
 import { Webhook } from 'standardwebhooks'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest'
 import { envelopePath, expectStatus, type JsonBody, openTestApp, type TestApp } from '../../support/app.ts'
 import { describeEachDatabase } from '../../support/databases.ts'
 import { press, type Receiver, requestApproval, startReceiver, until } from '../../support/humans.ts'
-
-type Mailbox = {
-  readonly url: string
-  readonly mails: { to: string[]; mail: Email }[]
-  refuse(code: number | null): void
-  close(): Promise<void>
-}
-
-async function startMailbox(): Promise<Mailbox> {
-  const mails: Mailbox['mails'] = []
-  let code: number | null = null
-  const server = new SMTPServer({
-    disabledCommands: ['AUTH', 'STARTTLS'],
-    onRcptTo: (_address, _session, done) => done(code === null ? null : Object.assign(new Error('no'), { responseCode: code })),
-    onData(stream, session, done) {
-      const chunks: Buffer[] = []
-      stream.on('data', (chunk: Buffer) => chunks.push(chunk))
-      stream.on('end', async () => {
-        const mail = await PostalMime.parse(Buffer.concat(chunks))
-        mails.push({ to: session.envelope.rcptTo.map(({ address }) => address), mail })
-        done()
-      })
-    },
-  })
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  return {
-    url: `smtp://127.0.0.1:${(server.server.address() as AddressInfo).port}`,
-    mails,
-    refuse: (next) => {
-      code = next
-    },
-    close: () => new Promise((resolve) => server.close(() => resolve())),
-  }
-}
+import { type Mailbox, startMailbox } from '../../support/mailbox.ts'
 
 describeEachDatabase('deliveries', (openTestDatabase) => {
   let t: TestApp

@@ -115,41 +115,41 @@ describe('requests to addresses customers choose', () => {
 
   it.each(BLOCKED.filter((url) => url.startsWith('https:')))('does not reach %s', async (url) => {
     const outbound = new Outbound({ allowPrivate: false, timeout_ms: 1000 })
-    await expect(outbound.postJson(url, '{}')).rejects.toThrow(BlockedAddressError)
+    await expect(outbound.postJson(url, '{}', { priority: 'ordinary' })).rejects.toThrow(BlockedAddressError)
     await outbound.close()
   })
 
   it('checks what a name resolves to when it connects', async () => {
     const outbound = new Outbound({ allowPrivate: false, timeout_ms: 1000 })
-    await expect(outbound.postJson('https://localhost/', '{}')).rejects.toThrow(BlockedAddressError)
+    await expect(outbound.postJson('https://localhost/', '{}', { priority: 'ordinary' })).rejects.toThrow(BlockedAddressError)
     await outbound.close()
     expect(hits).toEqual([])
   })
 
   it('follows no redirect', async () => {
     const outbound = new Outbound({ allowPrivate: true })
-    expect(await outbound.postJson(`${origin}/redirect`, '{}')).toMatchObject({ status: 307 })
+    expect(await outbound.postJson(`${origin}/redirect`, '{}', { priority: 'ordinary' })).toMatchObject({ status: 307 })
     expect(hits.splice(0)).toEqual(['/redirect'])
     await outbound.close()
   })
 
   it('waits only so long', async () => {
     const outbound = new Outbound({ allowPrivate: true, timeout_ms: 200 })
-    await expect(outbound.postJson(`${origin}/slow`, '{}')).rejects.toThrow(/timeout/i)
+    await expect(outbound.postJson(`${origin}/slow`, '{}', { priority: 'ordinary' })).rejects.toThrow(/timeout/i)
     await outbound.close()
   })
 
   it('reads only so much of an answer', async () => {
     const outbound = new Outbound({ allowPrivate: true, timeout_ms: 5000 })
     const started = performance.now()
-    expect(await outbound.postJson(`${origin}/huge`, '{}')).toMatchObject({ status: 200 })
+    expect(await outbound.postJson(`${origin}/huge`, '{}', { priority: 'ordinary' })).toMatchObject({ status: 200 })
     expect(performance.now() - started).toBeLessThan(4000)
     await outbound.close()
   })
 
   it('passes on how long the receiver wants to be left alone', async () => {
     const outbound = new Outbound({ allowPrivate: true })
-    expect(await outbound.postJson(`${origin}/`, '{}')).toEqual({ status: 200, retryAfter_ms: 7000 })
+    expect(await outbound.postJson(`${origin}/`, '{}', { priority: 'ordinary' })).toEqual({ status: 200, retryAfter_ms: 7000 })
     await outbound.close()
   })
 })

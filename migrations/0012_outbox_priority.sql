@@ -1,0 +1,2 @@
+ALTER TABLE "outbox" ADD COLUMN "urgent" boolean DEFAULT false NOT NULL;--> statement-breakpoint
+CREATE INDEX "outbox_lane" ON "outbox" USING btree ("urgent","due_ms") WHERE "outbox"."state" < 1 and "outbox"."due_ms" is not null;
