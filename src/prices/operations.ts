@@ -85,7 +85,9 @@ export const refreshPrices = defineOperation({
     applied: z.array(changeView),
     removed: z
       .array(changeView)
-      .describe('Models that the list no longer names, with what they cost from here on; those by more than 2× are in quarantined'),
+      .describe(
+        'Models that the list no longer names, with what they cost from here on; those by more than 2× are in quarantined',
+      ),
     quarantined: z.array(changeView),
     overruled: z.array(z.string()).describe("Models whose price the contract's table or the operator's file sets"),
     price_version: z.string(),

@@ -192,7 +192,10 @@ export class PriceService implements Catalogue {
     await this.#database
       .notify(CHANNEL, listId)
       .catch((error: unknown) => this.#log.warn({ err: error }, 'announcing prices failed, polling will find them'))
-    this.#log.info({ models: Object.keys(next).length, quarantined: quarantined.length, removed: removed.length }, 'prices refreshed')
+    this.#log.info(
+      { models: Object.keys(next).length, quarantined: quarantined.length, removed: removed.length },
+      'prices refreshed',
+    )
     return { models: Object.keys(next).length, applied, removed, quarantined, overruled }
   }
 }
