@@ -959,7 +959,7 @@ export interface paths {
     put?: never
     /**
      * Refresh prices (operator)
-     * @description Reads PRICES_URL and puts its prices in force on every process within seconds, below the contract's table and the operator's file. A price that changes by more than 2× is quarantined: reported, not applied, unless accept names its model.
+     * @description Reads PRICES_URL and puts its prices in force on every process within seconds, below the contract's table and the operator's file. A price that changes by more than 2×, also because the list no longer names its model, is quarantined: reported, not applied, unless accept names its model.
      */
     post: operations['admin_refresh_prices']
     delete?: never
@@ -2295,6 +2295,23 @@ export interface components {
       /** @description Prices in the list now in force */
       models: number
       applied: {
+        model: string
+        /** @description null for a model that was not known */
+        before: {
+          /** @description US dollars per million tokens */
+          input_usd_per_mtok: number
+          /** @description US dollars per million tokens */
+          output_usd_per_mtok: number
+        } | null
+        after: {
+          /** @description US dollars per million tokens */
+          input_usd_per_mtok: number
+          /** @description US dollars per million tokens */
+          output_usd_per_mtok: number
+        }
+      }[]
+      /** @description Models that the list no longer names, with what they cost from here on; those by more than 2× are in quarantined */
+      removed: {
         model: string
         /** @description null for a model that was not known */
         before: {
@@ -11101,6 +11118,7 @@ export interface operations {
            *           }
            *         }
            *       ],
+           *       "removed": [],
            *       "quarantined": [],
            *       "overruled": [
            *         "gpt-4o"

@@ -62,6 +62,7 @@ export const operatorExamples: Readonly<Record<string, Example>> = {
           after: { input_usd_per_mtok: 3, output_usd_per_mtok: 15 },
         },
       ],
+      removed: [],
       quarantined: [],
       overruled: ['gpt-4o'],
       price_version: 'genai-prices@0.1.8+1f0c9a7e',

@@ -100,6 +100,8 @@ describeEachDatabase('refreshed prices', (openTestDatabase) => {
   it('quarantine changes by more than 2×, until they are accepted', async () => {
     const prices = service()
     await prices.load()
+    served = { 'brand-new': price(7, 8) }
+    await prices.refresh([KNOWN, 'house-model'])
     const [input = 0, output = 0] = usd(prices, KNOWN)
     served = { [KNOWN]: price(times(input, 2.1), output), 'brand-new': price(7, 3.9) }
     const refused = await prices.refresh([])
@@ -109,7 +111,7 @@ describeEachDatabase('refreshed prices', (openTestDatabase) => {
     const accepted = await prices.refresh([KNOWN])
     expect(accepted.quarantined.map(({ model }) => model)).toEqual(['brand-new'])
     expect(usd(prices, KNOWN)).toEqual([times(input, 2.1), output])
-    served = { [KNOWN]: price(0, 0) }
+    served = { [KNOWN]: price(0, 0), 'brand-new': price(7, 8) }
     expect((await prices.refresh([])).quarantined.map(({ model }) => model)).toEqual([KNOWN])
   })
 
@@ -149,7 +151,7 @@ describeEachDatabase('refreshed prices', (openTestDatabase) => {
     const folder = await mkdtemp(join(tmpdir(), 'gvnr-prices-'))
     const file = join(folder, 'prices.json')
     await writeFile(file, JSON.stringify({ 'file-model': price(3, 4) }))
-    const test = await openTestApp(database, { config: { PRICES_URL: pathToFileURL(file).href } })
+    const test = await openTestApp(await openTestDatabase(), { config: { PRICES_URL: pathToFileURL(file).href } })
     const body = expectStatus(200, await test.api.admin(REFRESH, {}))
     expect(body).toMatchObject({ ok: true, models: 1, applied: [{ model: 'file-model', before: null, after: price(3, 4) }] })
     const { key } = await test.createAccount()
