@@ -66,7 +66,7 @@ describe('compose.yaml', () => {
       'RGF_FILE',
     ])
       expect(compose).toContain(`      ${name}: \${${name}:-}\n`)
-    expect(compose).toContain('PROXY_OPERATOR_KEYS: ${PROXY_OPERATOR_KEYS:-auto}')
+    expect(compose).toContain(`PROXY_OPERATOR_KEYS: \${PROXY_OPERATOR_KEYS:-auto}`)
     expect(compose).toMatch(/read_only: true/)
     expect(compose).toContain('- data:/data\n')
     expect(compose).toContain('RGF_JOURNAL_DIR: /data/journal\n')
