@@ -41,7 +41,7 @@ const CODES = {
     'No open clearance to settle. Clear first (budget_clear, POST /v1/budget/clear) and use its clearance_id once, before it expires.',
   ],
   not_found: [404, false, 'Nothing is there. Check the path and the ids; GET /openapi.json lists every endpoint.'],
-  account_not_found: [404, false, 'No account has this key. Check the key for typos.'],
+  account_not_found: [404, false, 'No account has this key or id. Check it for typos.'],
   approval_not_found: [
     404,
     false,

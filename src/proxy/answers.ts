@@ -1,6 +1,6 @@
 import { spendRefusal } from '../budgets/refusal.ts'
 import type { Refusal } from '../budgets/requests.ts'
-import { DomainError } from '../core/errors.ts'
+import { DomainError, type ErrorCode } from '../core/errors.ts'
 import { type Nanousd, usdFromNanousd } from '../core/money.ts'
 import type { Protocol } from './routes.ts'
 
@@ -45,10 +45,19 @@ const ANTHROPIC_TYPES: Readonly<Record<number, string>> = {
   503: 'overloaded_error',
 }
 
+/** What to do next where a proxied call differs from the rest: it takes no Idempotency-Key, and its errors have no `retry_after_ms`. */
+const HINTS: Partial<Record<ErrorCode, string>> = {
+  overloaded: 'The server is at capacity, and the call was not forwarded. Wait as long as Retry-After says and try again.',
+  database_unavailable:
+    'The database is not answering, and the call was not forwarded. Wait as long as Retry-After says and try again.',
+  rate_limited:
+    'Too many calls with keys that are refused came from this address. Wait as long as Retry-After says and check the key.',
+}
+
 /** A failure in the provider's error shape; null for what is a bug and must not be told. */
 export function failureAnswer(error: unknown, protocol: Protocol): Answer | null {
   if (error instanceof DomainError)
-    return shaped(protocol, error.status, { code: error.code, message: error.hint }, error.retryAfterSeconds)
+    return shaped(protocol, error.status, { code: error.code, message: HINTS[error.code] ?? error.hint }, error.retryAfterSeconds)
   if (error instanceof ProxyError)
     return shaped(protocol, error.status, { code: error.code, message: error.message }, error.retryAfterSeconds)
   return null

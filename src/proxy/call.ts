@@ -295,7 +295,15 @@ export class Call implements Dispatcher.DispatchHandler {
         : ended(this.#givenUp, null)
     const options = { cause: error }
     if (isTimeout(error))
-      return ended('stalled', new ProxyError(504, 'upstream_timeout', 'The provider did not answer in time.', options))
+      return ended(
+        'stalled',
+        new ProxyError(
+          504,
+          'upstream_timeout',
+          'The provider did not answer in time. It may have worked all the while, so the call costs what was reserved.',
+          options,
+        ),
+      )
     if (isUnreachable(error))
       return ended('unreachable', new ProxyError(502, 'upstream_unreachable', 'The provider cannot be reached.', options))
     if (isGarbled(error))
