@@ -144,3 +144,17 @@ const withPremium = (cost: Nanousd, { bound }: { bound: Pick<Bound, 'premium_per
 export function writtenTokens(kind: RouteKind, seen: Seen): number {
   return Math.max(readUsage(kind, seen.usage).outputTokens ?? 0, seen.pieces, Math.ceil((seen.textBytes - seen.opaqueBytes) / 4))
 }
+
+/** What the ledger keeps of a call: how it ended, and what its charge is made of. */
+export function detailOf(end: string, { usage, isEstimated }: Charge): string {
+  const { inputTokens, outputTokens, cachedInputTokens, cacheWriteInputTokens, cacheWrite1hInputTokens } = usage
+  return JSON.stringify({
+    end,
+    ...(isEstimated && { estimated: true }),
+    input_tokens: inputTokens,
+    output_tokens: outputTokens,
+    ...(cachedInputTokens > 0 && { cached_input_tokens: cachedInputTokens }),
+    ...(cacheWriteInputTokens > 0 && { cache_write_input_tokens: cacheWriteInputTokens }),
+    ...(cacheWrite1hInputTokens > 0 && { cache_write_1h_input_tokens: cacheWrite1hInputTokens }),
+  })
+}

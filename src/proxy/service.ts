@@ -11,14 +11,14 @@ import { DomainError } from '../core/errors.ts'
 import { uuidv7 } from '../core/ids.ts'
 import type { Log } from '../core/log.ts'
 import type { Nanousd } from '../core/money.ts'
-import { isWithin, type KeyCaller } from '../core/operation.ts'
+import type { KeyCaller } from '../core/operation.ts'
 import { answeredWithin } from '../core/patience.ts'
-import { agentIdSchema } from '../core/text.ts'
 import type { Catalogue } from '../prices/catalogue.ts'
 import type { RateService } from '../rate/service.ts'
+import { agentOf } from './agent.ts'
 import { type Answer, budgetRefusal, failureAnswer, type PolicyRefusal, ProxyError, policyRefusal } from './answers.ts'
 import { Call, type Ended, type Reserved, type Sink } from './call.ts'
-import { type Charge, chargeAsReserved, chargeFor, worstCase } from './charge.ts'
+import { type Charge, chargeAsReserved, chargeFor, detailOf, worstCase } from './charge.ts'
 import { type Headers, upstreamHeaders } from './headers.ts'
 import { checkRate } from './rate.ts'
 import { type PlannedCall, planCall } from './request.ts'
@@ -104,8 +104,6 @@ const CONNECT_TIMEOUT_MS = 10_000
 const MAX_HEADER_BYTES = 64 * 1024
 /** While the database is away the last one repeats; what is left of other failures ends with it. */
 const SETTLE_DELAYS_MS = [200, 1_000, 5_000, 15_000, 30_000]
-/** The agent of a key that is bound to none, when the call does not name one. */
-const DEFAULT_AGENT = 'default'
 
 type Open = { readonly call: Call; readonly accountId: string; readonly holdId: string | null }
 
@@ -271,7 +269,7 @@ export class ProxyService {
     const { budgets, clock, log } = this.#deps
     const charge = this.#chargeOf(context, ended)
     if (reserved.remaining === null) {
-      const detail = charge === null ? JSON.stringify({ end: ended.end }) : detailOf(ended, charge)
+      const detail = charge === null ? JSON.stringify({ end: ended.end }) : detailOf(ended.end, charge)
       return this.#deps.outage.settle(reserved.id, charge?.cost ?? 0n, detail)
     }
     const operationId = uuidv7(clock.now())
@@ -281,7 +279,7 @@ export class ProxyService {
         if (charge === null) await budgets.releaseReservation(caller.accountId, call, reserved.id)
         else {
           const { usage, cost } = charge
-          const detail = detailOf(ended, charge)
+          const detail = detailOf(ended.end, charge)
           await budgets.settleReservation(caller.accountId, call, { agentId, reservationId: reserved.id, usage, cost, detail })
         }
         return
@@ -400,31 +398,3 @@ type ChargedCall = {
 const DEFERRED = JSON.stringify({ end: 'unknown' })
 const isDatabaseAway = (error: unknown): boolean => error instanceof DomainError && error.code === 'database_unavailable'
 const askedOf = ({ model, bound }: PlannedCall) => ({ model, maxTokens: bound.outputTokens })
-
-/** @throws ProxyError, DomainError `forbidden` */
-function agentOf(caller: KeyCaller, named: string | undefined): string {
-  if (named === undefined) return caller.agentId ?? DEFAULT_AGENT
-  const parsed = agentIdSchema.safeParse(named)
-  if (!parsed.success) throw new ProxyError(400, 'invalid_agent_id', 'X-Gvnr-Agent-Id must be 1 to 128 characters long.')
-  if (caller.agentId !== null && !isWithin(named, caller.agentId))
-    throw new DomainError('forbidden', {
-      hint: `This key is bound to agent "${caller.agentId}" and those below it. Name one of those, or none.`,
-    })
-  return named
-}
-
-function detailOf(
-  { end }: Ended,
-  { usage, isEstimated }: { usage: Charge['usage']; cost: Nanousd; isEstimated: boolean },
-): string {
-  const { inputTokens, outputTokens, cachedInputTokens, cacheWriteInputTokens, cacheWrite1hInputTokens } = usage
-  return JSON.stringify({
-    end,
-    ...(isEstimated && { estimated: true }),
-    input_tokens: inputTokens,
-    output_tokens: outputTokens,
-    ...(cachedInputTokens > 0 && { cached_input_tokens: cachedInputTokens }),
-    ...(cacheWriteInputTokens > 0 && { cache_write_input_tokens: cacheWriteInputTokens }),
-    ...(cacheWrite1hInputTokens > 0 && { cache_write_1h_input_tokens: cacheWrite1hInputTokens }),
-  })
-}
