@@ -347,7 +347,9 @@ const TIMEOUTS = new Set(['UND_ERR_HEADERS_TIMEOUT', 'UND_ERR_BODY_TIMEOUT'])
 const isTimeout = (error: unknown): boolean => TIMEOUTS.has(codeOf(error))
 
 /** What came was an answer, for which the provider will bill, and the parser could not read it. */
-const isGarbled = (error: unknown): boolean => /^(HPE_|UND_ERR_HEADERS_OVERFLOW$)/.test(codeOf(error))
+/** undici gives a parser's error a code only where the parser has one. */
+const isGarbled = (error: unknown): boolean =>
+  error instanceof Error && (error.name === 'HTTPParserError' || codeOf(error) === 'UND_ERR_HEADERS_OVERFLOW')
 
 /** Failures before a connection was there: what was to be sent has not left this machine. */
 const UNREACHABLE =
