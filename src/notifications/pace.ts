@@ -8,11 +8,10 @@ export type PaceOptions = {
   readonly busyCommands_per_s: number
 }
 
-/** What a busy process still sends of one priority in so much time. */
+/** What a busy process still sends in so much time, and how many of these can be urgent ones: the rest is left to the others. */
 const BUSY_LIMIT = 8
+const BUSY_URGENT = 6
 const BUSY_PAUSE_MS = 250
-/** What it sends of the others when the urgent ones have taken the rest. */
-const BUSY_LEAST = 2
 
 /** How much a process sends that has decisions to make. */
 export class DeliveryPace {
@@ -32,11 +31,11 @@ export class DeliveryPace {
 
   /** How many may be claimed now. Ordinary claims look at the load as well: they come at least every `poll_ms`, and far enough apart to measure it. */
   limit(priority: Priority): number {
-    if (priority === 'urgent') return this.#isBusy ? BUSY_LIMIT : Number.POSITIVE_INFINITY
+    if (priority === 'urgent') return this.#isBusy ? BUSY_URGENT : Number.POSITIVE_INFINITY
     this.#isBusy = this.#looksBusy()
     const urgent = this.#urgent
     this.#urgent = 0
-    return this.#isBusy ? Math.max(BUSY_LIMIT - urgent, BUSY_LEAST) : Number.POSITIVE_INFINITY
+    return this.#isBusy ? BUSY_LIMIT - Math.min(urgent, BUSY_URGENT) : Number.POSITIVE_INFINITY
   }
 
   /** How long to rest after a claim. A busy process rests for each urgent message it took, so that the next one does not wait for a turn. */
@@ -44,7 +43,7 @@ export class DeliveryPace {
     const { pause_ms } = this.#options
     if (priority === 'urgent') this.#urgent += claimed
     if (!this.#isBusy) return pause_ms
-    return Math.max(pause_ms, priority === 'urgent' ? (claimed * BUSY_PAUSE_MS) / BUSY_LIMIT : BUSY_PAUSE_MS)
+    return Math.max(pause_ms, priority === 'urgent' ? (claimed * BUSY_PAUSE_MS) / BUSY_URGENT : BUSY_PAUSE_MS)
   }
 
   /** Since the last look. */

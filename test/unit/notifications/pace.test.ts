@@ -27,15 +27,16 @@ describe('the pace of deliveries', () => {
       return pace
     }
 
-    it('is eight messages a quarter of a second', () => {
+    it('is eight messages a quarter of a second, six of them urgent where so many are', () => {
       const pace = busy()
       expect([pace.limit('ordinary'), pace.rest_ms('ordinary', 8)]).toEqual([8, 250])
-      expect([pace.limit('urgent'), pace.rest_ms('urgent', 8)]).toEqual([8, 250])
+      expect([pace.limit('urgent'), pace.rest_ms('urgent', 6)]).toEqual([6, 250])
+      expect(pace.limit('ordinary')).toBe(2)
     })
 
     it('lets an urgent message follow another without waiting for a turn', () => {
       const pace = busy()
-      expect(pace.rest_ms('urgent', 1)).toBeCloseTo(31.25)
+      expect(pace.rest_ms('urgent', 1)).toBeCloseTo(250 / 6)
       expect(pace.rest_ms('urgent', 0)).toBe(25)
       expect(pace.rest_ms('ordinary', 0)).toBe(250)
     })
@@ -45,7 +46,7 @@ describe('the pace of deliveries', () => {
       pace.rest_ms('urgent', 3)
       expect(pace.limit('ordinary')).toBe(5)
       expect(pace.limit('ordinary')).toBe(8)
-      for (let n = 0; n < 5; n++) pace.rest_ms('urgent', 8)
+      for (let n = 0; n < 5; n++) pace.rest_ms('urgent', 6)
       expect(pace.limit('ordinary')).toBe(2)
     })
   })
