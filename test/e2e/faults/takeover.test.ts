@@ -1,6 +1,3 @@
-import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest'
 import { type Answer, Client, type Fields } from '../../support/client.ts'
@@ -15,7 +12,6 @@ import { startSwitch, type TcpSwitch } from '../../support/tcp-switch.ts'
 const TAKEN_UP_MS = 15_000
 /** After so long without a sign a process is gone. */
 const GONE_MS = 5_000
-const NO_TRIAL = { SIGNUP_TRIAL_OPS: '0' }
 
 /** A request that runs until the source of prices answers. */
 const refresh = (client: Client, idempotencyKey: string): Promise<Answer> =>
@@ -218,9 +214,8 @@ describe('two server processes that lose the database', () => {
 
 describe.each(DATABASE_KINDS)('the only server process of a database [%s]', (kind) => {
   it('goes on with what it had begun when it is killed and started again', async () => {
-    const home = kind === 'postgres' ? await createTestDatabase('postgres') : undefined
-    const dataDir = await mkdtemp(join(tmpdir(), 'gvnr-takeover-'))
-    const server = await startServer({ databaseUrl: home?.url, dataDir, env: { ...NO_TRIAL, PRICES_URL: source.url } })
+    const home = await createTestDatabase(kind)
+    const server = await startServer({ databaseUrl: home.url, dataDir: home.dataDir, env: { PRICES_URL: source.url } })
     const client = new Client(() => server.origin)
     try {
       const before = source.asked
@@ -234,8 +229,7 @@ describe.each(DATABASE_KINDS)('the only server process of a database [%s]', (kin
     } finally {
       client.close()
       await server.stop()
-      await home?.drop()
-      await rm(dataDir, { recursive: true, force: true, maxRetries: 3 })
+      await home.drop()
     }
   })
 })
